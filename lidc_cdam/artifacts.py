@@ -1,0 +1,358 @@
+"""The on-disk contract between the stages: names, columns, dtypes, and functions that read and write them with checks.
+
+Tables are CSV, volumes NIfTI, arrays NPZ, the rest JSON; nothing is pickled. Every writer goes through
+`lidc_cdam.files.replacing`, so a file is whole or absent.
+"""
+
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import SimpleITK as sitk
+from jaxtyping import Float32, Int16, Shaped, UInt8
+
+from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.files import read_json, replacing, write_json
+from lidc_cdam.vocabulary import BIOMARKERS, RATINGS
+
+SCHEMA = 1
+"""Version of the formats here; a file with another one is refused."""
+
+COHORT = "cohort.csv"
+EXCLUDED = "excluded.csv"
+READINGS = "readings.csv"
+DATASET = "dataset.json"
+FAILED = "failed.csv"
+SPLITS = "splits.json"
+SUMMARY = "summary.json"
+PREDICTIONS = "predictions.csv"
+EXPLAINERS = "explainers.csv"
+CONFIG = "config.yaml"
+
+IDENTITY = ("nodule_id", "patient_id", "study_uid", "series_uid", "annotation_ids", "readers")
+COHORT_COLUMNS: tuple[str, ...] = (
+    *IDENTITY,
+    "malignancy",
+    "label",
+    *(biomarker.key for biomarker in BIOMARKERS),
+    *(f"{biomarker.key}_sd" for biomarker in BIOMARKERS),
+    "reason",
+)
+"""First columns of `cohort.csv`, in order; more may follow.
+
+`label` is 0, 1, or empty with `reason` = `indeterminate`.
+"""
+EXCLUDED_COLUMNS: tuple[str, ...] = (*IDENTITY, "reason")
+READING_COLUMNS: tuple[str, ...] = ("nodule_id", "patient_id", "annotation_id", *RATINGS, "diameter")
+FAILED_COLUMNS: tuple[str, ...] = ("nodule_id", "series_uid", "reason")
+PREDICTION_IDENTITY: tuple[str, ...] = ("nodule_id", "patient_id", "fold")
+EXPLAINER_COLUMNS: tuple[str, ...] = ("nodule_id", "patient_id", "fold", "method", "target", "metric", "value")
+
+
+def read_table(path: Path, columns: Sequence[str], step: str) -> pd.DataFrame:
+    """A CSV table with at least the given columns; identifiers stay text.
+
+    Args:
+        path: the file.
+        columns: names that must be there.
+        step: the command that writes it, for the error.
+
+    Raises:
+        LidcCdamError: the file is missing, unreadable or lacks a column.
+    """
+    identifiers = dict.fromkeys(("nodule_id", "patient_id", "study_uid", "series_uid", "annotation_ids", "reason"), str)
+    try:
+        table: pd.DataFrame = pd.read_csv(path, dtype=identifiers)
+    except FileNotFoundError as error:
+        raise LidcCdamError(f"{path} is missing; run `lidc-cdam {step}` first.") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise LidcCdamError(
+            f"{path} must be a CSV table, but it cannot be read ({error}); run `lidc-cdam {step}` again."
+        ) from error
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise LidcCdamError(
+            f"{path} must have the columns {', '.join(columns)}, but {', '.join(missing)} is missing; "
+            f"run `lidc-cdam {step}` again."
+        )
+    return table
+
+
+def write_table(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Write a CSV table whose first columns are `columns`, in that order; others follow in theirs."""
+    others = [name for name in table.columns if name not in columns]
+    with replacing(path) as temporary:
+        table[[*columns, *others]].to_csv(temporary, index=False, lineterminator="\n")
+
+
+def read_cohort(data: Path) -> pd.DataFrame:
+    """`DATA/cohort.csv`: one row per nodule, indexed by `nodule_id` (kept as a column too)."""
+    table = read_table(data / COHORT, COHORT_COLUMNS, "cohort")
+    if table["nodule_id"].duplicated().any():
+        raise LidcCdamError(f"{data / COHORT} must name each nodule once; run `lidc-cdam cohort` again.")
+    return table.set_index("nodule_id", drop=False)
+
+
+def read_readings(data: Path) -> pd.DataFrame:
+    """`DATA/readings.csv`: one row per reading of a cohort nodule (nine ratings, diameter in mm)."""
+    return read_table(data / READINGS, READING_COLUMNS, "cohort")
+
+
+@dataclass(frozen=True)
+class NoduleRecord:
+    """What extraction knows about one nodule's crop."""
+
+    nodule_id: str
+    source: str
+    """`dicom`, `pack` or `volume`."""
+    geometry: str
+    """`patient`: true LPS positions; `scan`: the scan's own frame, in-plane origin at the first pixel (see `pack`)."""
+    padded_share: float
+    """Share of the cube's voxels that lie outside what was read, 0 to 1; they hold the padding value."""
+    pixel_spacing_mm: float
+    slice_spacing_mm: float
+    """Median distance of neighbouring slices, mm."""
+    flags: tuple[str, ...] = ()
+    """Data-quality flags, each a short phrase."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """`DATA/dataset.json`: what a folder of crops holds."""
+
+    parameters: Mapping[str, Any]
+    """Preset and every setting that decided a voxel (side, spacing, interpolation, padding value)."""
+    nodules: Mapping[str, NoduleRecord]
+    """Record of every extracted nodule by `nodule_id`, in the cohort's order."""
+
+
+def write_dataset(data: Path, dataset: Dataset) -> None:
+    """Write `DATA/dataset.json`."""
+    nodules = {key: asdict(record) for key, record in dataset.nodules.items()}
+    write_json(data / DATASET, {"schema": SCHEMA, "parameters": dict(dataset.parameters), "nodules": nodules})
+
+
+def read_dataset(data: Path) -> Dataset:
+    """Read `DATA/dataset.json`.
+
+    Raises:
+        LidcCdamError: no extraction has run, or the file has another schema.
+    """
+    path = data / DATASET
+    if not path.exists():
+        raise LidcCdamError(f"{path} is missing; run `lidc-cdam extract --data {data}` first.")
+    stored = read_json(path)
+    check_schema(path, stored)
+    records = {
+        key: NoduleRecord(**{**value, "flags": tuple(value["flags"])}) for key, value in stored["nodules"].items()
+    }
+    return Dataset(stored["parameters"], records)
+
+
+def check_schema(path: Path, stored: Any) -> None:
+    """Refuse a JSON artefact whose `schema` is not this version's."""
+    found = stored.get("schema") if isinstance(stored, dict) else None
+    if found != SCHEMA:
+        raise LidcCdamError(
+            f"{path} must have schema {SCHEMA}, but it has {found}; run its step again with this version."
+        )
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One nodule's cube: HU and reader counts on one grid with identity directions in LPS."""
+
+    hu: Int16[np.ndarray, "slice row column"]
+    readers: UInt8[np.ndarray, "slice row column"]
+    """How many readers marked the voxel."""
+    origin_mm: tuple[float, float, float]
+    """Position (x, y, z) of voxel [0, 0, 0]'s centre in LPS, mm."""
+    spacing_mm: float = 1.0
+
+
+def crop_path(data: Path, nodule_id: str) -> Path:
+    """`DATA/crops/<nodule_id>.nii.gz`, HU."""
+    return data / "crops" / f"{nodule_id}.nii.gz"
+
+
+def mask_path(data: Path, nodule_id: str) -> Path:
+    """`DATA/masks/<nodule_id>.nii.gz`, reader counts."""
+    return data / "masks" / f"{nodule_id}.nii.gz"
+
+
+def write_crop(data: Path, nodule_id: str, crop: Crop) -> None:
+    """Write a nodule's cube and its reader counts as two NIfTI files of one geometry."""
+    for path, array in ((mask_path(data, nodule_id), crop.readers), (crop_path(data, nodule_id), crop.hu)):
+        image = sitk.GetImageFromArray(np.ascontiguousarray(array))
+        image.SetSpacing((crop.spacing_mm,) * 3)
+        image.SetOrigin(crop.origin_mm)
+        with replacing(path) as temporary:
+            sitk.WriteImage(image, str(temporary), useCompression=True)
+
+
+def read_crop(data: Path, nodule_id: str) -> Crop:
+    """Read a nodule's cube and reader counts.
+
+    Raises:
+        LidcCdamError: a file is missing or damaged, or the two do not share one geometry.
+    """
+    images = [_read_image(path) for path in (crop_path(data, nodule_id), mask_path(data, nodule_id))]
+    crop, mask = images
+    if crop.GetSize() != mask.GetSize() or not np.allclose(crop.GetOrigin(), mask.GetOrigin(), atol=1e-3):
+        raise LidcCdamError(
+            f"{crop_path(data, nodule_id)} and {mask_path(data, nodule_id)} must share one geometry, but they differ; "
+            f"delete both and run `lidc-cdam extract` again."
+        )
+    x, y, z = crop.GetOrigin()
+    return Crop(
+        sitk.GetArrayFromImage(crop).astype(np.int16),
+        sitk.GetArrayFromImage(mask).astype(np.uint8),
+        (x, y, z),
+        float(crop.GetSpacing()[0]),
+    )
+
+
+def _read_image(path: Path) -> sitk.Image:
+    if not path.exists():
+        raise LidcCdamError(f"{path} is missing; run `lidc-cdam extract` again.")
+    try:
+        return sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise LidcCdamError(
+            f"{path} is damaged and cannot be read; delete it and run `lidc-cdam extract` again."
+        ) from error
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One fold's nodules by role."""
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """`splits.json`: which nodule plays which role in which fold."""
+
+    protocol: str
+    seed: int
+    cohort_sha256: str
+    """Digest of the cohort table that was split."""
+    folds: tuple[Fold, ...]
+    shared_patients: float
+    """Mean share of a fold's test nodules whose patient also has a training or validation nodule, 0 to 1."""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_splits(path: Path, splits: Splits) -> None:
+    """Write `splits.json`."""
+    write_json(path, {"schema": SCHEMA, **asdict(splits)})
+
+
+def read_splits(path: Path) -> Splits:
+    """Read `splits.json`.
+
+    Raises:
+        LidcCdamError: the file is missing or has another schema.
+    """
+    if not path.exists():
+        raise LidcCdamError(f"{path} is missing; run `lidc-cdam split` first.")
+    stored = read_json(path)
+    check_schema(path, stored)
+    folds = tuple(Fold(*(tuple(fold[role]) for role in ("train", "val", "test"))) for fold in stored.pop("folds"))
+    del stored["schema"]
+    return Splits(folds=folds, **stored)
+
+
+def fold_folder(run: Path, fold: int) -> Path:
+    """`RUN/fold_k`."""
+    return run / f"fold_{fold}"
+
+
+def write_predictions(path: Path, table: pd.DataFrame) -> None:
+    """Write `predictions.csv`: `nodule_id, patient_id, fold`, then `<key>_true, <key>_predicted` per target."""
+    write_table(path, table, PREDICTION_IDENTITY)
+
+
+def read_predictions(path: Path, step: str = "crossval") -> pd.DataFrame:
+    """Read a `predictions.csv`."""
+    return read_table(path, PREDICTION_IDENTITY, step)
+
+
+def predicted_keys(table: pd.DataFrame) -> tuple[str, ...]:
+    """Keys of the targets that a table of predictions holds, in its order."""
+    return tuple(name.removesuffix("_predicted") for name in table.columns if name.endswith("_predicted"))
+
+
+@dataclass(frozen=True)
+class Maps:
+    """One nodule's maps by one method: signed, raw, on the token grid."""
+
+    scores: Float32[np.ndarray, "target view slice row column"]
+    targets: tuple[str, ...]
+    views: tuple[str, ...]
+    slices: tuple[int, ...]
+    """Slice indices along each view's axis (`geometry.take_view`)."""
+
+
+def maps_path(run: Path, fold: int, method: str, nodule_id: str) -> Path:
+    """`RUN/fold_k/maps/<method>/<nodule_id>.npz`."""
+    return fold_folder(run, fold) / "maps" / method / f"{nodule_id}.npz"
+
+
+def write_maps(path: Path, maps: Maps) -> None:
+    """Write a nodule's maps.
+
+    Raises:
+        ValueError: the shape of `scores` does not fit the names.
+    """
+    expected = (len(maps.targets), len(maps.views), len(maps.slices))
+    if maps.scores.shape[:3] != expected:
+        raise ValueError(f"scores must begin with {expected} (target, view, slice), got {maps.scores.shape}")
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(
+            stream,
+            scores=maps.scores.astype(np.float32),
+            targets=np.array(maps.targets),
+            views=np.array(maps.views),
+            slices=np.array(maps.slices),
+        )
+
+
+def read_maps(path: Path) -> Maps:
+    """Read a nodule's maps.
+
+    Raises:
+        LidcCdamError: the file is missing or damaged.
+    """
+    stored = read_arrays(path, ("scores", "targets", "views", "slices"), "explain")
+    return Maps(
+        stored["scores"],
+        tuple(str(name) for name in stored["targets"]),
+        tuple(str(name) for name in stored["views"]),
+        tuple(int(index) for index in stored["slices"]),
+    )
+
+
+def read_arrays(path: Path, names: Sequence[str], step: str) -> dict[str, Shaped[np.ndarray, "..."]]:
+    """The named arrays of an NPZ file, without pickles.
+
+    Raises:
+        LidcCdamError: the file is missing or damaged, or lacks an array.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in names}
+    except FileNotFoundError as error:
+        raise LidcCdamError(f"{path} is missing; run `lidc-cdam {step}` first.") from error
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise LidcCdamError(
+            f"{path} must be an NPZ file with {', '.join(names)}, but it cannot be read ({error})."
+        ) from error

@@ -1,0 +1,1 @@
+"""How good the predictions are, and which maps to trust."""

@@ -1,0 +1,1 @@
+"""Documents from artefacts alone; never loads a model."""

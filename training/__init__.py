@@ -1,0 +1,1 @@
+"""Training, folds and prediction; the only room that knows Lightning."""

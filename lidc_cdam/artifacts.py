@@ -348,7 +348,7 @@ def read_arrays(path: Path, names: Sequence[str], step: str) -> dict[str, Shaped
         LidcCdamError: the file is missing or damaged, or lacks an array.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             return {name: stored[name] for name in names}
     except FileNotFoundError as error:
         raise LidcCdamError(f"{path} is missing; run `lidc-cdam {step}` first.") from error

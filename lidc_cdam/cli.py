@@ -1,11 +1,16 @@
 """The command line: a table of commands; only the chosen one is imported."""
 
 import importlib
+import inspect
+import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from argparse import HelpFormatter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any, NoReturn, get_type_hints
 
 from lidc_cdam.errors import LidcCdamError
 
@@ -82,22 +87,71 @@ def run_command(name: str, words: Sequence[str]) -> None:
         SystemExit: with status 2 for wrong usage, 0 after `--help`.
         LidcCdamError: the step failed.
     """
-    from jsonargparse import ActionConfigFile, ArgumentParser
-
     function = _load(COMMANDS[name].function)
-    parser = ArgumentParser(prog=f"lidc-cdam {name}", description=_summary(function), exit_on_error=True)
+    parser = command_parser(name, function)
+    values = parser.instantiate(parser.parse_args(_bracket_lists(words, function)))
+    settings = {key: value for key, value in vars(values).items() if key != "config"}
+    function(**settings)
+
+
+def command_parser(name: str, function: Callable[..., None]) -> Any:
+    """The parser that a stage function's signature and docstring make.
+
+    Args:
+        name: the command.
+        function: a typed function; each argument is a flag and a key of the YAML file.
+
+    Returns:
+        A jsonargparse parser whose usage errors are one line and end with status 2.
+    """
+    from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
+
+    class Parser(ArgumentParser):
+        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+            sys.stderr.write(f"{self.prog}: {_plain_usage(message)}; see `{self.prog} --help`.\n")
+            raise SystemExit(2) from ex
+
+        def format_help(self, formatter: HelpFormatter | None = None) -> str:
+            text = re.sub(r"<class '(\w+)'>", lambda found: found[1].lower(), super().format_help(formatter))
+            return text.replace("default: null", "default: none").replace("Optional[list[int]]", "list[int]")
+
+    parser = Parser(prog=f"lidc-cdam {name}", description=_summary(function))
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with values for the options below.")
     parser.add_function_arguments(function, as_group=False)
-    values = parser.instantiate_classes(parser.parse_args(list(words)))
-    settings = {key: value for key, value in values.as_dict().items() if key != "config"}
-    function(**settings)
+    return parser
+
+
+def _plain_usage(message: str) -> str:
+    """A usage error of jsonargparse as one phrase that names the option and what it got."""
+    text = " ".join(str(message).split())
+    wrong = re.match(r"Parser key \"([\w.]+)\": (.*?)(?:[.;]? Given value: (.*))?$", text)
+    if wrong is None:
+        return text
+    expected = re.findall(
+        r"Expected an? (?:<class ')?([\w.\[\]| ]+?)(?:'>)?[.;]? (?:Got value|-|Given|$)", wrong[2] + " "
+    )
+    kinds = " or ".join(kind for kind in dict.fromkeys(expected) if kind != "NoneType")
+    value = wrong[3] or next(iter(re.findall(r"Got value: (\S+)", wrong[2])), "")
+    return f"--{wrong[1]} must be {kinds}, but it is {value}" if kinds else f"--{wrong[1]}: {wrong[2]}"
+
+
+def _bracket_lists(words: Sequence[str], function: Callable[..., None]) -> list[str]:
+    """Let a list be written `0,2` (or `cdam`) instead of `[0,2]`, for the arguments that are lists."""
+    lists = {f"--{key}" for key, hint in get_type_hints(function).items() if "list[" in str(hint)}
+    bracketed = list(words)
+    for index, word in enumerate(bracketed[:-1]):
+        value = bracketed[index + 1]
+        if word in lists and not value.startswith(("[", "--")) and value != "null":
+            bracketed[index + 1] = f"[{value}]"
+    return bracketed
 
 
 def _run(name: str, words: Sequence[str]) -> int:
     debug = "--debug" in words
     rest = [word for word in words if word != "--debug"]
     try:
-        run_command(name, rest)
+        with _traceback_when(debug):
+            run_command(name, rest)
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else 2
     except KeyboardInterrupt:
@@ -127,6 +181,16 @@ def _run(name: str, words: Sequence[str]) -> int:
     return 1
 
 
+@contextmanager
+def _traceback_when(debug: bool) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        if debug and not isinstance(error, SystemExit):
+            traceback.print_exc()
+        raise
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or ["no message"])[0][:200]
 
@@ -138,7 +202,8 @@ def _load(target: str) -> Callable[..., None]:
 
 
 def _summary(function: Callable[..., None]) -> str:
-    return (function.__doc__ or "").split("\n\nArgs:")[0].strip()
+    text = inspect.getdoc(function) or ""
+    return re.split(r"\n\n(?:Args|Raises|Returns):", text)[0].strip()
 
 
 def entry() -> None:

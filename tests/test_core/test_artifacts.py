@@ -1,0 +1,95 @@
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK as sitk
+
+from lidc_cdam import artifacts
+from lidc_cdam.artifacts import Crop, Dataset, Fold, Maps, NoduleRecord, Splits
+from lidc_cdam.errors import LidcCdamError
+
+
+@pytest.fixture
+def crop() -> Crop:
+    generator = np.random.default_rng(0)
+    hu = generator.integers(-1000, 400, (32, 32, 32), dtype=np.int16)
+    return Crop(hu, generator.integers(0, 5, hu.shape, dtype=np.uint8), (-110.25, 33.5, -800.0))
+
+
+def test_a_crop_comes_back_with_its_geometry(tmp_path, crop):
+    artifacts.write_crop(tmp_path, "LIDC-IDRI-0001_n01", crop)
+    back = artifacts.read_crop(tmp_path, "LIDC-IDRI-0001_n01")
+    np.testing.assert_array_equal(back.hu, crop.hu)
+    np.testing.assert_array_equal(back.readers, crop.readers)
+    assert back.origin_mm == pytest.approx(crop.origin_mm, abs=1e-4)
+    assert back.spacing_mm == pytest.approx(1)
+    stored = sitk.ReadImage(str(artifacts.crop_path(tmp_path, "LIDC-IDRI-0001_n01")))
+    assert stored.GetPixelIDTypeAsString() == "16-bit signed integer"
+    assert stored.GetDirection() == pytest.approx(np.eye(3).ravel())
+    assert stored.TransformIndexToPhysicalPoint((1, 2, 3)) == pytest.approx((-109.25, 35.5, -797.0), abs=1e-4)
+
+
+def test_a_mask_of_another_place_is_refused(tmp_path, crop):
+    artifacts.write_crop(tmp_path, "a", crop)
+    artifacts.write_crop(tmp_path, "b", Crop(crop.hu, crop.readers, (0.0, 0.0, 0.0)))
+    artifacts.mask_path(tmp_path, "b").replace(artifacts.mask_path(tmp_path, "a"))
+    with pytest.raises(LidcCdamError, match="share one geometry"):
+        artifacts.read_crop(tmp_path, "a")
+
+
+def test_a_damaged_crop_is_told(tmp_path, crop):
+    artifacts.write_crop(tmp_path, "a", crop)
+    artifacts.crop_path(tmp_path, "a").write_bytes(b"no NIfTI")
+    with pytest.raises(LidcCdamError, match="damaged"):
+        artifacts.read_crop(tmp_path, "a")
+
+
+def test_maps_come_back(tmp_path):
+    scores = np.random.default_rng(0).normal(size=(2, 3, 1, 16, 12)).astype(np.float32)
+    maps = Maps(scores, ("margin", "diameter"), ("axial", "coronal", "sagittal"), (16,))
+    path = artifacts.maps_path(tmp_path, 0, "cdam", "a")
+    artifacts.write_maps(path, maps)
+    back = artifacts.read_maps(path)
+    np.testing.assert_array_equal(back.scores, scores)
+    assert (back.targets, back.views, back.slices) == (maps.targets, maps.views, maps.slices)
+    with pytest.raises(ValueError, match="must begin with"):
+        artifacts.write_maps(path, Maps(scores, ("margin",), maps.views, maps.slices))
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(LidcCdamError, match="must be an NPZ file"):
+        artifacts.read_maps(path)
+
+
+def test_dataset_and_splits_come_back(tmp_path):
+    record = NoduleRecord("a", "pack", "scan", 0.25, 0.7, 2.5, ("irregular z",))
+    dataset = Dataset({"preset": "all"}, {"a": record})
+    artifacts.write_dataset(tmp_path, dataset)
+    assert artifacts.read_dataset(tmp_path) == dataset
+    splits = Splits("sound", 1, "ab", (Fold(("a",), ("b",), ("c",)),), 0.0, {"folds": 1})
+    artifacts.write_splits(tmp_path / "splits.json", splits)
+    assert artifacts.read_splits(tmp_path / "splits.json") == splits
+
+
+def test_another_schema_is_refused(tmp_path):
+    (tmp_path / "splits.json").write_text('{"schema": 99}')
+    with pytest.raises(LidcCdamError, match="must have schema 1, but it has 99"):
+        artifacts.read_splits(tmp_path / "splits.json")
+
+
+def test_tables_name_what_is_missing(tmp_path):
+    with pytest.raises(LidcCdamError, match=r"run `lidc-cdam cohort` first"):
+        artifacts.read_cohort(tmp_path)
+    pd.DataFrame({"nodule_id": ["a"]}).to_csv(tmp_path / "cohort.csv", index=False)
+    with pytest.raises(LidcCdamError, match="patient_id"):
+        artifacts.read_cohort(tmp_path)
+    (tmp_path / "cohort.csv").write_bytes(b"")
+    with pytest.raises(LidcCdamError, match="must be a CSV table"):
+        artifacts.read_cohort(tmp_path)
+
+
+def test_prediction_columns_stand_in_order(tmp_path):
+    table = pd.DataFrame(
+        {"margin_true": [1.0], "margin_predicted": [2.0], "fold": [0], "patient_id": ["p"], "nodule_id": ["n"]}
+    )
+    artifacts.write_predictions(tmp_path / "predictions.csv", table)
+    back = artifacts.read_predictions(tmp_path / "predictions.csv")
+    assert list(back.columns) == ["nodule_id", "patient_id", "fold", "margin_true", "margin_predicted"]
+    assert artifacts.predicted_keys(back) == ("margin",)

@@ -1,0 +1,97 @@
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lidc_cdam import cli
+from lidc_cdam.cli import COMMANDS, Command, main
+from lidc_cdam.errors import LidcCdamError
+
+
+def step(count: int, out: Path = Path("out")) -> None:
+    """Do a step.
+
+    Args:
+        count: how often.
+        out: where to.
+    """
+    errors = {
+        1: LidcCdamError("--count must be 0; got 1."),
+        2: OSError(errno.ENOSPC, "No space left on device", "out/a.csv"),
+        3: KeyboardInterrupt(),
+        4: ZeroDivisionError("division by zero"),
+    }
+    if count:
+        raise errors[count]
+
+
+@pytest.fixture(autouse=True)
+def _table(monkeypatch):
+    monkeypatch.setitem(COMMANDS, "step", Command("step:step", "Do a step"))
+    monkeypatch.setitem(sys.modules, "step", sys.modules[__name__])
+
+
+def test_a_step_that_works_ends_with_0(capsys):
+    assert main(["step", "--count", "0"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("count", "sentence"),
+    [
+        (1, "lidc-cdam step: --count must be 0; got 1.\n"),
+        (2, "No space left on device"),
+        (3, "interrupted; what is finished is kept"),
+        (4, "unexpected ZeroDivisionError"),
+    ],
+)
+def test_a_failed_step_is_one_sentence_and_ends_with_1(capsys, count, sentence):
+    assert main(["step", "--count", str(count)]) == 1
+    shown = capsys.readouterr()
+    assert sentence in shown.err
+    assert shown.err.count("\n") == 1
+    assert "Traceback" not in shown.err
+
+
+def test_debug_shows_the_traceback(capsys):
+    assert main(["step", "--count", "4", "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [["step"], ["step", "--count", "x"], ["step", "--count", "0", "--cuont", "1"], ["stepp"]]
+)
+def test_wrong_usage_ends_with_2(capsys, words):
+    assert main(words) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_unknown_key_of_a_config_file_ends_with_2(capsys, tmp_path):
+    config = tmp_path / "step.yaml"
+    config.write_text("count: 0\ncolour: red\n")
+    assert main(["step", "--config", str(config)]) == 2
+    assert "colour" in capsys.readouterr().err
+    config.write_text("count: 0\n")
+    assert main(["step", "--config", str(config)]) == 0
+
+
+def test_a_near_miss_is_guessed(capsys):
+    assert main(["exctract"]) == 2
+    assert "did you mean `extract`?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "step"])
+def test_every_command_has_help(capsys, name):
+    assert main([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: lidc-cdam {name}")
+    assert "--config" in shown
+
+
+def test_the_overview_loads_no_heavy_package():
+    code = (
+        "import sys, lidc_cdam.cli as c; c.main(['--help']); sys.exit(int(bool({'torch','pandas'} & set(sys.modules))))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(cli.__file__).parents[1], check=False).returncode == 0

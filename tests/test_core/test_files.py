@@ -1,0 +1,41 @@
+import errno
+
+import pytest
+
+from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.files import read_json, replacing, write_json
+
+
+def test_a_file_is_replaced_whole(tmp_path):
+    path = tmp_path / "deep" / "table.nii.gz"
+    with replacing(path) as temporary:
+        assert temporary.name.endswith(".nii.gz")
+        temporary.write_bytes(b"new")
+        assert not path.exists()
+    assert path.read_bytes() == b"new"
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    path = tmp_path / "cohort.csv"
+    path.write_text("old")
+    with pytest.raises(type(error)), replacing(path) as temporary:  # noqa: PT012
+        temporary.write_text("half")
+        raise error
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_without_nan(tmp_path):
+    with pytest.raises(ValueError, match="Out of range"):
+        write_json(tmp_path / "a.json", {"value": float("nan")})
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_unreadable_json_is_told_in_a_sentence(tmp_path):
+    with pytest.raises(LidcCdamError, match=r"is missing; run the step"):
+        read_json(tmp_path / "none.json")
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(LidcCdamError, match=r"must be JSON"):
+        read_json(tmp_path / "bad.json")

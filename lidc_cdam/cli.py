@@ -6,12 +6,13 @@ import re
 import sys
 import traceback
 from argparse import HelpFormatter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any, NoReturn, get_type_hints
 
+from lidc_cdam.configuration import bundled
 from lidc_cdam.errors import LidcCdamError
 
 
@@ -22,6 +23,8 @@ class Command:
     function: str
     """`module:function`; imported only when the command is chosen, so that rooms stay apart and start-up is fast."""
     summary: str
+    configs: str = ""
+    """Folder under `configs/` whose files `--config` also takes by their bare name."""
 
 
 COMMANDS: dict[str, Command] = {
@@ -32,8 +35,8 @@ COMMANDS: dict[str, Command] = {
     "pack": Command("preprocessing.pack:pack", "Cut native-resolution nodule cut-outs out of DICOM, once"),
     "extract": Command("preprocessing.extract:extract", "Make 1 mm cubes and reader masks from DICOM or a pack"),
     "split": Command("preprocessing.splits:split", "Divide the extracted nodules into folds"),
-    "train": Command("training.fit:train", "Train one fold"),
-    "crossval": Command("training.crossval:crossval", "Train all folds and pool their test predictions"),
+    "train": Command("training.fit:train", "Train one fold", "train"),
+    "crossval": Command("training.crossval:crossval", "Train all folds and pool their test predictions", "train"),
     "predict": Command("training.predict:predict", "Apply a finished run to other nodules (mean over its folds)"),
     "explain": Command("lidc_cdam.explain.stage:explain_run", "Write signed maps for every target of a run"),
     "evaluate": Command("lidc_cdam.metrics.stage:evaluate", "Measure which maps to trust"),
@@ -87,10 +90,13 @@ def run_command(name: str, words: Sequence[str]) -> None:
         SystemExit: with status 2 for wrong usage, 0 after `--help`.
         LidcCdamError: the step failed.
     """
-    function = _load(COMMANDS[name].function)
+    command = COMMANDS[name]
+    function = _load(command.function)
     parser = command_parser(name, function)
-    values = parser.instantiate(parser.parse_args(_bracket_lists(words, function)))
+    values = parser.instantiate(parser.parse_args(_spelled(words, _lists(function), command.configs)))
     settings = {key: value for key, value in vars(values).items() if key != "config"}
+    for key, record in _records(function).items():
+        settings[key] = record(**{field.name: settings.pop(field.name) for field in fields(record)})
     function(**settings)
 
 
@@ -99,12 +105,19 @@ def command_parser(name: str, function: Callable[..., None]) -> Any:
 
     Args:
         name: the command.
-        function: a typed function; each argument is a flag and a key of the YAML file.
+        function: a typed function; each argument is a flag and a key of the YAML file, and so is each field of an
+            argument that is a dataclass of settings.
 
     Returns:
         A jsonargparse parser whose usage errors are one line and end with status 2.
     """
-    from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
+    from jsonargparse import (  # type: ignore[attr-defined]
+        ActionConfigFile,
+        ArgumentParser,
+        set_parsing_settings,
+    )
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
     class Parser(ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -117,8 +130,16 @@ def command_parser(name: str, function: Callable[..., None]) -> Any:
 
     parser = Parser(prog=f"lidc-cdam {name}", description=_summary(function))
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with values for the options below.")
-    parser.add_function_arguments(function, as_group=False)
+    records = _records(function)
+    parser.add_function_arguments(function, as_group=False, skip=set(records))
+    for record in records.values():
+        parser.add_class_arguments(record, as_group=False)
     return parser
+
+
+def _records(function: Callable[..., None]) -> dict[str, Any]:
+    """Arguments that are a dataclass of settings, by name: their fields are the command's own options."""
+    return {key: hint for key, hint in get_type_hints(function).items() if is_dataclass(hint)}
 
 
 def _plain_usage(message: str) -> str:
@@ -135,15 +156,35 @@ def _plain_usage(message: str) -> str:
     return f"--{wrong[1]} must be {kinds}, but it is {value}" if kinds else f"--{wrong[1]}: {wrong[2]}"
 
 
-def _bracket_lists(words: Sequence[str], function: Callable[..., None]) -> list[str]:
-    """Let a list be written `0,2` (or `cdam`) instead of `[0,2]`, for the arguments that are lists."""
-    lists = {f"--{key}" for key, hint in get_type_hints(function).items() if "list[" in str(hint)}
-    bracketed = list(words)
-    for index, word in enumerate(bracketed[:-1]):
-        value = bracketed[index + 1]
-        if word in lists and not value.startswith(("[", "--")) and value != "null":
-            bracketed[index + 1] = f"[{value}]"
-    return bracketed
+def _lists(function: Callable[..., None]) -> set[str]:
+    """Options that take several values, by name."""
+    hints = get_type_hints(function)
+    for record in _records(function).values():
+        hints |= get_type_hints(record)
+    return {key for key, hint in hints.items() if re.search(r"\b(list|tuple)\[", str(hint))}
+
+
+def _spelled(words: Sequence[str], lists: Collection[str], configs: str) -> list[str]:
+    """Words as the parser wants them.
+
+    `--max-lr` becomes `--max_lr` (the argument's and the YAML key's name), `--folds 0,2` becomes `--folds=[0,2]`, and
+    `--config NAME` the file of the bundled configuration of that name.
+    """
+    spelled: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        option, equals, value = word.partition("=")
+        key = option[2:].replace("-", "_")
+        if not word.startswith("--") or (key not in lists and key != "config"):
+            spelled.append(f"--{key}{equals}{value}" if word.startswith("--") else word)
+            continue
+        value = value if equals else next(rest, "")
+        if key == "config" and configs and re.fullmatch(r"\w+", value):
+            value = str(bundled(configs, value))
+        elif key in lists and value not in ("", "null") and not value.startswith(("[", "--")):
+            value = f"[{value}]"
+        spelled.append(f"--{key}={value}")
+    return spelled
 
 
 def _run(name: str, words: Sequence[str]) -> int:

@@ -1,0 +1,167 @@
+"""From HU to what a backbone sees, from targets to what a head predicts, and back: fitted once per fold.
+
+Training, evaluation and explanation all use these records, which a fold keeps in its `statistics.json`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float32, Real
+from torch import Tensor
+
+from lidc_cdam.artifacts import SCHEMA, check_schema
+from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.files import read_json, write_json
+from lidc_cdam.vocabulary import MALIGNANCY
+
+STATISTICS = "statistics.json"
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """The HU window and the normalisation of a fold."""
+
+    mean: float
+    """Mean of the training part's clipped HU, scaled so that the window is 0 to 1."""
+    deviation: float
+    """Standard deviation of the same."""
+    low_hu: float = -1000.0
+    """Lower end of the window, HU."""
+    high_hu: float = 400.0
+    """Upper end of the window, HU."""
+
+    def __post_init__(self) -> None:
+        if not (self.low_hu < self.high_hu and self.deviation > 0):
+            raise LidcCdamError(
+                f"An intensity must have low_hu < high_hu and a deviation above 0, but it has low_hu = {self.low_hu}, "
+                f"high_hu = {self.high_hu}, deviation = {self.deviation}; train the fold again."
+            )
+
+    @classmethod
+    def fit(
+        cls, images_hu: Real[np.ndarray, "image row column"], low_hu: float = -1000.0, high_hu: float = 400.0
+    ) -> "Intensity":
+        """Fit mean and deviation on a training part.
+
+        Args:
+            images_hu: slices in HU; any number of images, or cubes with their slices as images.
+            low_hu: lower end of the window, HU.
+            high_hu: upper end of the window, HU.
+
+        Returns:
+            The fold's intensity; a part without any contrast gets the deviation 1.
+        """
+        scaled = (np.clip(images_hu, low_hu, high_hu).astype(np.float64) - low_hu) / (high_hu - low_hu)
+        return cls(float(scaled.mean()), float(scaled.std()) or 1.0, low_hu, high_hu)
+
+    def apply(
+        self, images_hu: Real[Tensor, "image row column"], size: int | tuple[int, int]
+    ) -> Float32[Tensor, "image 3 height width"]:
+        """Clip, scale, normalise and resize (bilinear) to a backbone's input, as three equal channels.
+
+        Args:
+            images_hu: slices in HU.
+            size: side, or height and width, of the backbone's input in pixels.
+        """
+        target = (size, size) if isinstance(size, int) else tuple(size)
+        scaled = (images_hu.float().clamp(self.low_hu, self.high_hu) - self.low_hu) / (self.high_hu - self.low_hu)
+        images = ((scaled - self.mean) / self.deviation)[:, None]
+        if images.shape[-2:] != target:
+            images = F.interpolate(images, target, mode="bilinear", align_corners=False, antialias=True)
+        return images.expand(-1, 3, -1, -1).contiguous()
+
+    def invert(self, images: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image height width"]:
+        """HU of a backbone's input, inside the window and on the input's own grid (the resize is not undone)."""
+        return (images.mean(1) * self.deviation + self.mean) * (self.high_hu - self.low_hu) + self.low_hu
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """The step between the readers' scale and the model's own, per target.
+
+    The model's own scale is a logit for malignancy and a z-score for a biomarker.
+    """
+
+    keys: tuple[str, ...]
+    """The model's targets, in output order."""
+    mean: tuple[float, ...]
+    """Mean of each target over the training part; 0 for malignancy."""
+    deviation: tuple[float, ...]
+    """Standard deviation of each target over the training part; 1 for malignancy."""
+
+    def __post_init__(self) -> None:
+        if not len(self.keys) == len(self.mean) == len(self.deviation) or any(value <= 0 for value in self.deviation):
+            raise LidcCdamError(
+                f"A scaling must have one mean and one deviation above 0 for each of {', '.join(self.keys)}, "
+                f"but it has means {self.mean} and deviations {self.deviation}; train the fold again."
+            )
+
+    @classmethod
+    def fit(cls, keys: Sequence[str], values: Real[np.ndarray, "nodule target"]) -> "Scaling":
+        """Fit means and deviations on a training part.
+
+        Args:
+            keys: target of each column.
+            values: ratings and mm; NaN where a nodule has no value (an indeterminate label).
+
+        Returns:
+            The fold's scaling; a target that is constant in the part gets the deviation 1.
+        """
+        known = [key == MALIGNANCY.key for key in keys]
+        columns = np.where(known, 0.0, values)
+        mean = np.nanmean(columns, axis=0)
+        deviation = np.nanstd(columns, axis=0)
+        deviation[deviation < 1e-9] = 1.0
+        return cls(tuple(keys), tuple(map(float, mean)), tuple(map(float, deviation)))
+
+    def to_model(self, values: Real[np.ndarray, "*nodule target"]) -> Float32[np.ndarray, "*nodule target"]:
+        """What a model is trained towards: z-scores; malignancy's label (0 or 1) stays as it is."""
+        return ((np.asarray(values) - self.mean) / self.deviation).astype(np.float32)
+
+    def to_reader_scale(self, outputs: Real[np.ndarray, "*nodule target"]) -> Float[np.ndarray, "*nodule target"]:
+        """What a person reads: a probability for malignancy, a rating or mm for a biomarker."""
+        values = np.asarray(outputs, dtype=np.float64)
+        probable = np.array([key == MALIGNANCY.key for key in self.keys])
+        # The hyperbolic tangent is the logistic function without its overflow.
+        return np.where(probable, 0.5 * (1 + np.tanh(values / 2)), values * self.deviation + self.mean)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """`RUN/fold_k/statistics.json`: what was fitted on a fold's training part."""
+
+    intensity: Intensity
+    scaling: Scaling
+
+    def write(self, path: Path) -> None:
+        """Write to `path`."""
+        write_json(path, {"schema": SCHEMA, **asdict(self)})
+
+    @classmethod
+    def read(cls, path: Path) -> "Statistics":
+        """Read from `path`.
+
+        Raises:
+            LidcCdamError: the file is missing, damaged or of another schema.
+        """
+        stored = read_json(path)
+        check_schema(path, stored)
+        try:
+            scaling = {name: tuple(values) for name, values in stored["scaling"].items()}
+            return cls(Intensity(**stored["intensity"]), Scaling(**scaling))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise LidcCdamError(
+                f"{path} must hold `intensity` and `scaling` as training wrote them, but it does not ({error}); "
+                f"train the fold again."
+            ) from error
+
+
+def stack_images(
+    images_hu: Sequence[Real[np.ndarray, "row column"]],
+) -> Real[Tensor, "image row column"]:
+    """Slices of one size as one tensor (a flipped view's negative strides are resolved)."""
+    return torch.from_numpy(np.ascontiguousarray(np.stack(images_hu)))

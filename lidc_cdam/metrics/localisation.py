@@ -1,0 +1,125 @@
+"""Where a map's relevance lies, against a mask: relevance mass and rank accuracy (CLEVR-XAI), and the pointing game.
+
+Arras, Osman & Samek 2022 (mass, rank), Zhang et al. 2018 (pointing). All functions take maps and masks [..., row,
+column] on one grid, as NumPy arrays or Torch tensors, and give one figure per map, of the same kind, in double
+precision.
+
+A signed map is asked for one part of its relevance at a time: `positive` (what raises the output), `negative` (what
+lowers it) or `absolute`. A map without any relevance of that part, or an empty mask, has no answer: NaN, which is left
+out of means and counted, and is not a zero. The chance level of all three, what a random map reaches on average, is
+the mask's share of the image (`chance`).
+
+Tied scores, such as the pixels of one token, stand for every order of themselves: a figure is its mean over those
+orders, so no direction of reading the image is favoured.
+"""
+
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+Part = Literal["positive", "negative", "absolute"]
+
+
+def relevance_mass(scores: Array, mask: Array, part: Part = "positive") -> Array:
+    """Share of the relevance that lies inside the mask.
+
+    Args:
+        scores: signed maps [..., row, column].
+        mask: true inside, [..., row, column]; leading axes broadcast against those of `scores`.
+        part: which relevance counts.
+
+    Returns:
+        0 to 1 per map; NaN without relevance of that part or with an empty mask.
+    """
+    values, inside = _flat(scores, mask)
+    relevance = _part(values, part).clamp(min=0)
+    total = relevance.sum(-1)
+    share = (relevance * inside).sum(-1) / torch.where(total > 0, total, torch.nan)
+    return _as_given(_known(share, values, inside, part), scores)
+
+
+def relevance_rank(scores: Array, mask: Array, part: Part = "positive") -> Array:
+    """Share of the K highest scores that lie inside the mask, K its size.
+
+    Where the map has fewer than K scores of the wanted sign, the next ones in order fill up.
+
+    Args:
+        scores: signed maps [..., row, column].
+        mask: true inside, [..., row, column]; leading axes broadcast against those of `scores`.
+        part: which relevance is ranked.
+
+    Returns:
+        0 to 1 per map; NaN without relevance of that part or with an empty mask.
+    """
+    values, inside = _flat(scores, mask)
+    ranked = _part(values, part)
+    size = inside.sum(-1, keepdim=True)
+    # The K-th highest score; what lies above it is in, what equals it shares the places that are left.
+    last = ranked.sort(-1, descending=True).values.gather(-1, (size.long() - 1).clamp(min=0))
+    above, equal = (ranked > last).double(), (ranked == last).double()
+    places = (size - above.sum(-1, keepdim=True)) / equal.sum(-1, keepdim=True)
+    hits = ((above + places * equal) * inside).sum(-1)
+    return _as_given(_known(hits / size.squeeze(-1).clamp(min=1), values, inside, part), scores)
+
+
+def pointing_game(scores: Array, mask: Array, part: Part = "positive") -> Array:
+    """Whether the highest score lies inside the mask.
+
+    Args:
+        scores: signed maps [..., row, column].
+        mask: true inside, [..., row, column]; leading axes broadcast against those of `scores`.
+        part: which relevance is looked at.
+
+    Returns:
+        1 or 0 per map, or the share inside of several that are equally high; NaN without relevance of that part or
+        with an empty mask.
+    """
+    values, inside = _flat(scores, mask)
+    ranked = _part(values, part)
+    highest = (ranked == ranked.amax(-1, keepdim=True)).double()
+    return _as_given(_known((highest * inside).sum(-1) / highest.sum(-1), values, inside, part), scores)
+
+
+def chance(mask: Array) -> Array:
+    """What a random map reaches on average in each of the three: the mask's share of the image; NaN if it is empty."""
+    inside = _tensor(mask).bool().double().flatten(-2)
+    share = inside.mean(-1)
+    return _as_given(torch.where(share > 0, share, torch.nan), mask)
+
+
+def _flat(scores: Array, mask: Array) -> tuple[Tensor, Tensor]:
+    """Scores and mask as double tensors [..., pixel]."""
+    values, inside = _tensor(scores), _tensor(mask)
+    if values.shape[-2:] != inside.shape[-2:]:
+        raise ValueError(
+            f"a map and its mask must share one grid, got {tuple(values.shape[-2:])} and {tuple(inside.shape[-2:])}"
+        )
+    shape = np.broadcast_shapes(values.shape, inside.shape)
+    marked = inside.to(values.device).bool().double()
+    return values.double().expand(shape).flatten(-2), marked.expand(shape).flatten(-2)
+
+
+def _tensor(given: Array) -> Tensor:
+    """As a tensor; an array is copied, because Torch takes neither a flipped view nor a read-only one."""
+    return given.detach() if isinstance(given, Tensor) else torch.from_numpy(np.array(given, order="C"))
+
+
+def _part(values: Tensor, part: Part) -> Tensor:
+    parts = {"positive": lambda: values, "negative": lambda: -values, "absolute": lambda: values.abs()}
+    if part not in parts:
+        raise ValueError(f"part must be one of {', '.join(parts)}; got {part!r}")
+    chosen: Tensor = parts[part]()
+    return chosen
+
+
+def _known(figures: Tensor, values: Tensor, inside: Tensor, part: Part) -> Tensor:
+    """NaN where a figure has no meaning."""
+    relevant = (_part(values, part) > 0).any(-1) & (inside.sum(-1) > 0)
+    return torch.where(relevant, figures, torch.nan)
+
+
+def _as_given(figures: Tensor, given: Array) -> Array:
+    return figures if isinstance(given, Tensor) else figures.numpy()

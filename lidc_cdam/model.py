@@ -1,0 +1,159 @@
+"""The model: a vision transformer and a head with one output per target."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lidc_cdam.artifacts import SCHEMA, check_schema
+from lidc_cdam.backbones import build_backbone, read_tensors
+from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.files import read_json, replacing, write_json
+from lidc_cdam.vocabulary import TARGETS
+
+HEADS = ("linear", "mlp")
+WEIGHTS = "model.safetensors"
+DESCRIPTION = "model.json"
+
+
+class NoduleModel(nn.Module):
+    """A backbone's final [CLS] latent, and a head that reads every target from it.
+
+    Outputs are on the model's own scale: a logit for malignancy, a z-score for a biomarker
+    (`intensity.Scaling` turns them into what a person reads).
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        targets: Sequence[str],
+        head: str = "linear",
+        backbone_name: str | None = None,
+    ) -> None:
+        """Put a fresh head on a backbone.
+
+        Args:
+            backbone: a timm vision transformer without a classifier (`build_backbone`).
+            targets: keys of `vocabulary.TARGETS`, in output order.
+            head: `linear`, or `mlp` (linear, ReLU, linear, as wide as the latent; the paper's for biomarkers).
+            backbone_name: key of `BACKBONES`, which `save` needs; known already if `build_backbone` made the backbone.
+
+        Raises:
+            LidcCdamError: an unknown target, a repeated one or none, or an unknown head.
+        """
+        super().__init__()
+        self.targets = _checked_targets(targets)
+        if head not in HEADS:
+            raise LidcCdamError(f"--head must be one of {', '.join(HEADS)}; got {head!r}.")
+        self.head_kind = head
+        self.backbone_name: str | None = backbone_name or getattr(backbone, "backbone_name", None)
+        self.backbone: Any = backbone  # a timm ViT, whose attributes no type checker knows
+        width: Any = backbone.num_features
+        self.head = _head(head, width, len(self.targets))
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the input, pixels."""
+        height, width = self.backbone.patch_embed.img_size
+        return int(height), int(width)
+
+    def embed(self, images: Float[Tensor, "image channel row column"]) -> Float[Tensor, "image latent"]:
+        """The final [CLS] latent z: after the last norm, before the head (pooled tokens where there is no [CLS])."""
+        return self.pool(self.backbone.forward_features(images))
+
+    def pool(self, tokens: Float[Tensor, "image token channel"]) -> Float[Tensor, "image latent"]:
+        """The latent that the head reads, from the backbone's final tokens."""
+        latent: Tensor = self.backbone.forward_head(tokens, pre_logits=True)
+        return latent
+
+    def forward(self, images: Float[Tensor, "image channel row column"]) -> Float[Tensor, "image target"]:
+        """Outputs on the model's own scale (logit, z-score).
+
+        Args:
+            images: normalised images of the size `image_size` (`intensity.Intensity.apply`).
+        """
+        outputs: Tensor = self.head(self.embed(images))
+        return outputs
+
+    def save(self, folder: Path) -> None:
+        """Write `model.safetensors` and `model.json`, each whole or not at all.
+
+        Raises:
+            LidcCdamError: the backbone is no row of `BACKBONES`, so that no one could build it again.
+        """
+        if self.backbone_name is None:
+            raise LidcCdamError(
+                f"A model saved to {folder} must name its backbone; build it with `build_backbone` "
+                f"or pass `backbone_name`."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        try:
+            with replacing(folder / WEIGHTS) as temporary:
+                save_file(state, temporary)
+        except SafetensorError as error:
+            raise LidcCdamError(
+                f"{folder / WEIGHTS} could not be written ({error}); free space there, then run the step again."
+            ) from error
+        write_json(folder / DESCRIPTION, self._description())
+
+    def _description(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "backbone": self.backbone_name,
+            "image_size": list(self.image_size),
+            "targets": list(self.targets),
+            "head": self.head_kind,
+            "dropout": self.backbone.head_drop.p,
+        }
+
+    @classmethod
+    def load(cls, folder: Path) -> "NoduleModel":
+        """The model that `save` wrote, on the CPU and in evaluation mode; its outputs are the same to the last bit.
+
+        Raises:
+            LidcCdamError: a file is missing or damaged, or the two do not belong together.
+        """
+        path = folder / DESCRIPTION
+        stored = read_json(path)
+        check_schema(path, stored)
+        try:
+            height, width = stored["image_size"]
+            backbone = build_backbone(stored["backbone"], None, (height, width), stored["dropout"])
+            model = cls(backbone, stored["targets"], stored["head"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise LidcCdamError(
+                f"{path} must describe a model as training wrote it, but it does not ({error!r}); train the fold again."
+            ) from error
+        state = read_tensors(folder / WEIGHTS)
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            raise LidcCdamError(
+                f"{folder / WEIGHTS} must hold the model that {path} describes ({stored['backbone']}, "
+                f"{len(model.targets)} targets), but its tensors differ; train the fold again."
+            ) from error
+        return model.eval()
+
+
+def _checked_targets(targets: Sequence[str]) -> tuple[str, ...]:
+    keys = (targets,) if isinstance(targets, str) else tuple(targets)
+    wrong = [key for key in keys if key not in TARGETS]
+    if wrong or not keys or len(set(keys)) < len(keys):
+        raise LidcCdamError(
+            f"A model's targets must be different keys out of {', '.join(TARGETS)}; got {', '.join(keys) or 'none'}."
+        )
+    return keys
+
+
+def _head(kind: str, width: int, outputs: int) -> nn.Module:
+    last = nn.Linear(width, outputs)
+    head = last if kind == "linear" else nn.Sequential(nn.Linear(width, width), nn.ReLU(), last)
+    # A small start keeps the first predictions near the mean, so that a fine-tuned backbone is not shaken at once.
+    nn.init.trunc_normal_(last.weight, std=0.02)
+    nn.init.zeros_(last.bias)
+    return head

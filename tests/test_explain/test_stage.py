@@ -1,0 +1,223 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from lidc_cdam import artifacts
+from lidc_cdam.artifacts import COHORT_COLUMNS, Crop, Dataset, NoduleRecord, maps_path, read_maps
+from lidc_cdam.backbones import build_backbone
+from lidc_cdam.cli import main
+from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.explain import explain
+from lidc_cdam.explain import stage as stage_module
+from lidc_cdam.explain.stage import explain_run
+from lidc_cdam.geometry import take_view
+from lidc_cdam.intensity import Intensity, Scaling, Statistics
+from lidc_cdam.model import NoduleModel
+from lidc_cdam.provenance import read_record
+
+TARGETS = ("margin", "diameter")
+VIEWS = ("axial", "coronal")
+
+
+def write_data(data, ids):
+    """Crops of noise with the tables that belong to them."""
+    generator = np.random.default_rng(len(ids))
+    rows = [dict.fromkeys(COHORT_COLUMNS, 1) | {"nodule_id": key, "series_uid": f"1.2.{key}"} for key in ids]
+    artifacts.write_table(data / "cohort.csv", pd.DataFrame(rows), COHORT_COLUMNS)
+    records = {key: NoduleRecord(key, "pack", "scan", 0.0, 0.7, 1.25) for key in ids}
+    artifacts.write_dataset(data, Dataset({"preset": "all"}, records))
+    for key in ids:
+        hu = generator.integers(-1000, 400, (32, 32, 32)).astype(np.int16)
+        artifacts.write_crop(data, key, Crop(hu, np.zeros_like(hu, np.uint8), (0.0, 0.0, 0.0)))
+
+
+def write_fold(run, fold, ids):
+    torch.manual_seed(fold)
+    folder = artifacts.fold_folder(run, fold)
+    NoduleModel(build_backbone("tiny"), TARGETS).save(folder)
+    statistics = Statistics(Intensity(0.4, 0.3), Scaling(TARGETS, (0.0, 0.0), (1.0, 1.0)))
+    statistics.write(folder / "statistics.json")
+    table = pd.DataFrame({"nodule_id": ids, "patient_id": ids, "fold": fold})
+    artifacts.write_predictions(folder / "predictions.csv", table)
+
+
+@pytest.fixture
+def run(tmp_path):
+    write_data(tmp_path / "data", ["a", "b", "c"])
+    run = tmp_path / "run"
+    write_fold(run, 0, ["a", "b"])
+    write_fold(run, 1, ["c"])
+    config = {"data": str(tmp_path / "data"), "views": list(VIEWS), "targets": list(TARGETS)}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    return run
+
+
+def test_each_folds_model_explains_its_own_test_nodules(run, capsys):
+    explain_run(run, slices=(16, 14), batch_size=5)
+    assert "Wrote cdam maps of 3 nodules" in capsys.readouterr().out
+    for fold, ids in ((0, "ab"), (1, "c")):
+        model, statistics = (
+            NoduleModel.load(run / f"fold_{fold}"),
+            Statistics.read(run / f"fold_{fold}/statistics.json"),
+        )
+        assert sorted(path.stem for path in (run / f"fold_{fold}/maps/cdam").glob("*.npz")) == list(ids)
+        for key in ids:
+            maps = read_maps(maps_path(run, fold, "cdam", key))
+            assert maps.targets == TARGETS
+            assert maps.views == VIEWS
+            assert maps.slices == (16, 14)
+            assert maps.scores.dtype == np.float32
+            assert maps.scores.shape == (2, 2, 2, 16, 16)
+            cube = artifacts.read_crop(run.parent / "data", key).hu
+            for view, name in enumerate(VIEWS):
+                for place, index in enumerate((16, 14)):
+                    image = torch.from_numpy(take_view(cube, name, index).copy())[None]
+                    expected = explain(model, statistics.intensity.apply(image, 32))[0].numpy()
+                    np.testing.assert_allclose(maps.scores[:, view, place], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_finished_step_does_nothing(run, capsys):
+    explain_run(run)
+    paths = sorted(run.glob("fold_*/maps/cdam/*.npz"))
+    before = [path.stat().st_mtime_ns for path in paths]
+    capsys.readouterr()
+    explain_run(run)
+    assert "All 3 nodules have their maps" in capsys.readouterr().out
+    assert [path.stat().st_mtime_ns for path in paths] == before
+    assert read_record(run / "fold_0", "explain/cdam")["finished"]
+
+
+def test_an_interrupted_step_goes_on(run, monkeypatch, capsys):
+    original = stage_module.write_maps
+
+    def interrupt(path, maps):
+        if path.stem == "b":
+            raise KeyboardInterrupt
+        original(path, maps)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage_module, "write_maps", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            explain_run(run)
+    assert not read_record(run / "fold_0", "explain/cdam")["finished"]
+    written = maps_path(run, 0, "cdam", "a").stat().st_mtime_ns
+    explain_run(run)
+    assert "Wrote cdam maps of 2 nodules (1 were there)" in capsys.readouterr().out
+    assert maps_path(run, 0, "cdam", "a").stat().st_mtime_ns == written
+    assert not list(run.rglob(".writing-*"))
+
+
+def test_a_damaged_crop_is_a_row_and_the_others_go_on(run, capsys):
+    crop = artifacts.crop_path(run.parent / "data", "b")
+    good = crop.read_bytes()
+    crop.write_bytes(good[:100])
+    explain_run(run)
+    assert "Could not explain 1 of the nodules" in capsys.readouterr().out
+    failed = pd.read_csv(run / "fold_0/maps/cdam/failed.csv")
+    assert failed.loc[0, ["nodule_id", "series_uid"]].tolist() == ["b", "1.2.b"]
+    assert "damaged" in failed.loc[0, "reason"]
+    assert not read_record(run / "fold_0", "explain/cdam")["finished"]
+    crop.write_bytes(good)
+    explain_run(run)
+    assert maps_path(run, 0, "cdam", "b").exists()
+    assert not (run / "fold_0/maps/cdam/failed.csv").exists()
+
+
+def test_other_data_goes_to_another_folder_under_every_fold(run, tmp_path):
+    write_data(tmp_path / "new", ["x", "y"])
+    explain_run(run, data=tmp_path / "new", out=tmp_path / "out", method="centre", options={"sigma": 0.3})
+    assert sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.npz")) == [
+        f"fold_{fold}/maps/centre/{key}.npz" for fold in (0, 1) for key in "xy"
+    ]
+
+
+def test_folds_can_be_chosen(run):
+    explain_run(run, method="random", folds=[1])
+    assert not (run / "fold_0/maps").exists()
+    assert maps_path(run, 1, "random", "c").exists()
+
+
+def test_other_options_or_another_model_are_refused(run):
+    explain_run(run, method="random", options={"seed": 1})
+    with pytest.raises(LidcCdamError, match=r"made by `explain/random` with options = .*; choose another --out"):
+        explain_run(run, method="random", options={"seed": 2})
+    write_fold(run, 5, ["a"])
+    (run / "fold_5/model.safetensors").replace(run / "fold_0/model.safetensors")
+    with pytest.raises(LidcCdamError, match=r"with model.safetensors = "):
+        explain_run(run, method="random", options={"seed": 1})
+
+
+def test_a_checkpoint_of_another_task_is_refused(run):
+    config = yaml.safe_load((run / "config.yaml").read_text()) | {"targets": "malignancy"}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(
+        LidcCdamError, match=r"model.json must belong to the run's targets malignancy, but it is of ano"
+    ):
+        explain_run(run)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"method": "cdma"}, "--method must be one of"),
+        ({"options": {"n": 3}}, "--options of cdam must be among: batch_size; got 'n'"),
+        ({"slices": (40,)}, r"--slices must be at least one index from 0 to 31; got \[40\]"),
+        ({"batch_size": 0}, "--batch-size must be at least 1"),
+        ({"folds": [0, 7]}, r"--folds must be among the folds trained in .*, \[0, 1\]; got \[7\]"),
+    ],
+)
+def test_bad_settings_write_nothing(run, options, sentence):
+    with pytest.raises(LidcCdamError, match=sentence):
+        explain_run(run, **options)
+    assert not list(run.rglob("maps"))
+    assert not list(run.rglob("provenance.json"))
+
+
+def test_other_data_without_a_folder_of_its_own(run, tmp_path):
+    for out in (None, run):
+        with pytest.raises(LidcCdamError, match="give --out another folder"):
+            explain_run(run, data=tmp_path / "data", out=out)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("config.yaml", "--run must be the folder of a run, but .*config.yaml is missing"),
+        ("fold_0/statistics.json", "statistics.json is missing; train the fold again"),
+        ("fold_0/predictions.csv", "predictions.csv is missing; run `lidc-cdam crossval` first"),
+        ("../data/dataset.json", "dataset.json is missing; run `lidc-cdam extract"),
+    ],
+)
+def test_missing_files_are_named(run, name, sentence):
+    (run / name).unlink()
+    with pytest.raises(LidcCdamError, match=sentence):
+        explain_run(run)
+
+
+def test_damaged_configurations(run):
+    (run / "config.yaml").write_text("data: [")
+    with pytest.raises(LidcCdamError, match="must be YAML"):
+        explain_run(run)
+    (run / "config.yaml").write_text("data: somewhere")
+    with pytest.raises(LidcCdamError, match="must name views"):
+        explain_run(run)
+    (run / "config.yaml").write_text("data: somewhere\nviews: [oblique]")
+    with pytest.raises(LidcCdamError, match="must name views out of axial, coronal, sagittal; got"):
+        explain_run(run)
+
+
+def test_a_run_without_a_fold(run):
+    for fold in (0, 1):
+        (run / f"fold_{fold}/model.safetensors").unlink()
+    with pytest.raises(LidcCdamError, match="must hold trained folds"):
+        explain_run(run)
+
+
+def test_the_command_line_reaches_every_option(run, capsys):
+    words = ["--run", str(run), "--method", "smooth_cdam", "--slices", "[16]", "--folds", "[1]"]
+    assert main(["explain", *words, "--options", '{"n": 2}']) == 0
+    assert read_maps(maps_path(run, 1, "smooth_cdam", "c")).slices == (16,)
+    assert main(["explain", "--run", str(run), "--method", "cdma"]) == 1
+    assert "did you mean 'cdam'?" in capsys.readouterr().err

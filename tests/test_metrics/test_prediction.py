@@ -1,0 +1,188 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torchmetrics.functional import classification, regression
+
+from lidc_cdam.artifacts import Fold, Splits
+from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.metrics.prediction import (
+    best_constant,
+    best_threshold,
+    classification_statistics,
+    regression_statistics,
+    ruler_hits,
+    summarise,
+)
+from lidc_cdam.vocabulary import BIOMARKERS, RATINGS, TARGETS
+
+COUNT = 60
+
+
+@pytest.fixture
+def cohort() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    label = np.arange(COUNT) % 2
+    table = pd.DataFrame({"nodule_id": [f"n{index:02d}" for index in range(COUNT)]})
+    table["patient_id"] = [f"p{index // 2}" for index in range(COUNT)]
+    table["label"] = label.astype(float)
+    for biomarker in BIOMARKERS:
+        table[biomarker.key] = np.round(rng.uniform(1, 5, COUNT) * 3) / 3
+    table["diameter"] = 6 + 6 * label + rng.normal(size=COUNT)
+    return table.set_index("nodule_id", drop=False)
+
+
+@pytest.fixture
+def readings(cohort: pd.DataFrame) -> pd.DataFrame:
+    rng = np.random.default_rng(1)
+    rows = [
+        {
+            "nodule_id": nodule,
+            **{key: int(rng.integers(1, 6)) for key in RATINGS},
+            "diameter": cohort["diameter"][nodule] + rng.normal(),
+        }
+        for nodule in cohort.index
+        for _ in range(3)
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def predictions(cohort: pd.DataFrame) -> pd.DataFrame:
+    rng = np.random.default_rng(2)
+    table = cohort[["nodule_id", "patient_id"]].reset_index(drop=True)
+    table["fold"] = (np.arange(COUNT) // 2) % 3
+    table["malignancy_true"] = cohort["label"].to_numpy()
+    table["malignancy_predicted"] = np.clip(0.3 + 0.4 * table["malignancy_true"] + 0.3 * rng.normal(size=COUNT), 0, 1)
+    for biomarker in BIOMARKERS:
+        true = cohort[biomarker.key].to_numpy()
+        table[f"{biomarker.key}_true"] = true
+        table[f"{biomarker.key}_predicted"] = true + 0.5 * rng.normal(size=COUNT)
+    return table
+
+
+@pytest.fixture
+def splits(predictions: pd.DataFrame) -> Splits:
+    folds = [
+        Fold(*(tuple(predictions["nodule_id"][chosen]) for chosen in (rest, rest & False, ~rest)))
+        for rest in (predictions["fold"] != fold for fold in range(3))
+    ]
+    return Splits("sound", 0, "", tuple(folds), 0.0)
+
+
+def value_of(figures: dict, name: str) -> float:
+    return float(figures[name](np.ones((1, COUNT)))[0])
+
+
+def test_classification_equals_torchmetrics(predictions: pd.DataFrame) -> None:
+    probability, label = (predictions[f"malignancy_{kind}"].to_numpy(copy=True) for kind in ("predicted", "true"))
+    figures = classification_statistics(probability, label)
+    answers, truth = torch.from_numpy(probability), torch.from_numpy(label).long()
+    assert value_of(figures, "accuracy") == pytest.approx(classification.binary_accuracy(answers, truth).item())
+    assert value_of(figures, "auc") == pytest.approx(classification.binary_auroc(answers, truth).item())
+    assert value_of(figures, "auprc") == pytest.approx(classification.binary_average_precision(answers, truth).item())
+    assert value_of(figures, "brier") == pytest.approx(np.mean((probability - label) ** 2))
+
+
+def test_regression_equals_torchmetrics(predictions: pd.DataFrame) -> None:
+    predicted, true = (predictions[f"margin_{kind}"].to_numpy(copy=True) for kind in ("predicted", "true"))
+    figures = regression_statistics(predicted, true)
+    answers, truth = torch.from_numpy(predicted), torch.from_numpy(true)
+    assert value_of(figures, "mae") == pytest.approx(regression.mean_absolute_error(answers, truth).item())
+    assert value_of(figures, "r2") == pytest.approx(regression.r2_score(answers, truth).item())
+    assert value_of(figures, "spearman") == pytest.approx(regression.spearman_corrcoef(answers, truth).item())
+    assert value_of(figures, "z_mse") == pytest.approx(1 - value_of(figures, "r2"))
+    constant = regression_statistics(np.full(COUNT, true.mean()), true)
+    assert value_of(constant, "z_mse") == pytest.approx(1)
+
+
+def test_within_1_takes_thirds_as_exact() -> None:
+    true = np.array([8 / 3, 11 / 3, 4.0])
+    assert regression_statistics(true - 1, true)["within_1"](np.ones((1, 3)))[0] == 1
+    assert regression_statistics(true - 1.001, true)["within_1"](np.ones((1, 3)))[0] == 0
+
+
+def test_best_constant_beats_every_other() -> None:
+    true = np.round(np.random.default_rng(3).gamma(2, 1, 80) * 3) / 3
+    own = (np.abs(true - best_constant(true)) <= 1 + 1e-9).mean()
+    assert all((np.abs(true - other) <= 1 + 1e-9).mean() <= own for other in np.arange(0, 10, 1 / 30))
+
+
+def test_best_threshold_beats_every_other() -> None:
+    rng = np.random.default_rng(4)
+    label = (rng.random(80) < 0.5).astype(float)
+    values = np.round(label + rng.normal(size=80), 1)
+    own = ((values > best_threshold(values, label)) == label).mean()
+    assert all(((values > other) == label).mean() <= own for other in np.arange(-5, 5, 0.05))
+    assert best_threshold(np.array([1.0, 2, 3, 4]), np.array([0.0, 0, 1, 1])) == 2.5
+
+
+def test_ruler_threshold_never_sees_the_test_fold(
+    predictions: pd.DataFrame, cohort: pd.DataFrame, splits: Splits
+) -> None:
+    before = ruler_hits(predictions, cohort, splits)
+    tested = predictions["fold"] == 0
+    # Turning the labels of fold 0's test nodules round must turn exactly its hits round: its threshold stays.
+    turned = cohort.copy()
+    turned.loc[predictions["nodule_id"][tested], "label"] = 1 - turned["label"]
+    after = ruler_hits(predictions, turned, splits)
+    np.testing.assert_array_equal(after[tested], 1 - before[tested])
+    assert before.mean() > 0.95
+
+
+def test_summary_is_json_and_complete(
+    predictions: pd.DataFrame, cohort: pd.DataFrame, readings: pd.DataFrame, splits: Splits
+) -> None:
+    summary = summarise(predictions, cohort, readings, splits, replicates=200)
+    json.dumps(summary, allow_nan=False)
+    assert (summary["schema"], summary["nodules"], summary["patients"]) == (1, 60, 30)
+    assert list(summary["metrics"]) == [*TARGETS, "biomarkers"]
+    for figures in summary["metrics"].values():
+        for name, interval in figures.items():
+            assert interval["low"] <= interval["value"] <= interval["high"], name
+    own = [summary["metrics"][biomarker.key]["z_mse"]["value"] for biomarker in BIOMARKERS]
+    assert summary["metrics"]["biomarkers"]["mean_z_mse"]["value"] == pytest.approx(np.mean(own))
+    assert set(summary["baselines"]) == {"ruler", "model_minus_ruler", "commoner_class", "best_constant"}
+    assert set(summary["baselines"]["ruler"]["malignancy"]) == {"accuracy", "balanced_accuracy", "auc"}
+    assert summary["baselines"]["best_constant"]["texture"]["within_1"]["value"] <= 1
+    assert set(summary["noise_floor"]) == {*TARGETS, "biomarkers"}
+    assert 0 < summary["readers"]["malignancy"]["reader_auc"] < 1
+
+
+def test_model_minus_ruler_is_paired(
+    predictions: pd.DataFrame, cohort: pd.DataFrame, readings: pd.DataFrame, splits: Splits
+) -> None:
+    predictions["malignancy_predicted"] = cohort["diameter"].to_numpy() / 30
+    summary = summarise(predictions, cohort, readings, splits, replicates=50)
+    difference = summary["baselines"]["model_minus_ruler"]["malignancy"]["auc"]
+    assert difference["low"] == difference["value"] == difference["high"] == 0
+
+
+def test_one_fold_and_one_target_are_enough(
+    predictions: pd.DataFrame, cohort: pd.DataFrame, readings: pd.DataFrame, splits: Splits
+) -> None:
+    names = ["nodule_id", "patient_id", "fold", "margin_true", "margin_predicted"]
+    part = predictions.loc[predictions["fold"] == 1, names].head(3)
+    summary = summarise(part, cohort, readings, splits, replicates=50)
+    assert list(summary["metrics"]) == ["margin"]
+    assert list(summary["baselines"]) == ["best_constant"]
+    json.dumps(summary, allow_nan=False)
+
+
+def test_one_nodule_has_figures_without_an_answer(
+    predictions: pd.DataFrame, cohort: pd.DataFrame, readings: pd.DataFrame, splits: Splits
+) -> None:
+    summary = summarise(predictions.head(1), cohort, readings, splits, replicates=20)
+    assert summary["metrics"]["malignancy"]["auc"]["value"] is None
+    json.dumps(summary, allow_nan=False)
+
+
+def test_predictions_must_be_of_the_cohort(
+    predictions: pd.DataFrame, cohort: pd.DataFrame, readings: pd.DataFrame, splits: Splits
+) -> None:
+    with pytest.raises(LidcCdamError, match="n00 is not in it"):
+        summarise(predictions, cohort.drop("n00"), readings, splits)
+    with pytest.raises(LidcCdamError, match="at least one prediction"):
+        summarise(predictions.head(0), cohort, readings, splits)

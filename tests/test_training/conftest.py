@@ -1,0 +1,85 @@
+"""A small DATA folder whose labels can be seen in the images: malignant nodules are brighter and larger."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lidc_cdam.artifacts import (
+    COHORT,
+    COHORT_COLUMNS,
+    READING_COLUMNS,
+    READINGS,
+    SPLITS,
+    Crop,
+    Dataset,
+    Fold,
+    NoduleRecord,
+    Splits,
+    write_crop,
+    write_dataset,
+    write_splits,
+    write_table,
+)
+from lidc_cdam.provenance import sha256
+from lidc_cdam.vocabulary import BIOMARKERS, RATINGS
+
+
+def make_data(folder: Path, nodules: int, folds: int = 2, seed: int = 0) -> Path:
+    """`nodules` crops of as many patients, half of them malignant; each fold tests an equal part."""
+    generator = np.random.default_rng(seed)
+    names = [f"SYN-{index:03d}_n01" for index in range(nodules)]
+    labels = np.arange(nodules) // folds % 2
+    radii = np.where(labels, 8.0, 4.0) + generator.uniform(-1, 1, nodules)
+    distance = np.linalg.norm(np.indices((32, 32, 32)) - 16, axis=0)
+    for name, label, radius in zip(names, labels, radii, strict=True):
+        body = distance <= radius
+        hu = generator.normal(-850, 60, (32, 32, 32)) + body * (600 + 300 * label)
+        crop = Crop(hu.astype(np.int16), (4 * body).astype(np.uint8), (0.0, 0.0, 0.0))
+        write_crop(folder, name, crop)
+    _write_tables(folder, names, labels, 2 * radii, generator)
+    records = {name: NoduleRecord(name, "volume", "scan", 0.0, 0.7, 1.0) for name in names}
+    write_dataset(folder, Dataset({"side": 32}, records))
+    parts = [names[start::folds] for start in range(folds)]
+    divided = [[name for part in parts if part is not test for name in part] for test in parts]
+    roles = [
+        Fold(tuple(rest[len(rest) // 4 :]), tuple(rest[: len(rest) // 4]), tuple(test))
+        for rest, test in zip(divided, parts, strict=True)
+    ]
+    write_splits(folder / SPLITS, Splits("sound", 0, sha256(folder / COHORT), tuple(roles), 0.0))
+    return folder
+
+
+def _write_tables(
+    folder: Path, names: list[str], labels: np.ndarray, diameters: np.ndarray, generator: np.random.Generator
+) -> None:
+    rows, readings = [], []
+    for index, (name, label, diameter) in enumerate(zip(names, labels, diameters, strict=True)):
+        patient = name.split("_")[0]
+        values = {marker.key: float(generator.uniform(1, 5)) for marker in BIOMARKERS} | {"diameter": diameter}
+        identity = {"nodule_id": name, "patient_id": patient, "study_uid": "1", "series_uid": f"1.{index}"}
+        spread = {f"{marker.key}_sd": 0.5 for marker in BIOMARKERS}
+        annotations = [str(4 * index + reader) for reader in range(4)]
+        row = {"annotation_ids": " ".join(annotations), "readers": 4, "malignancy": 2 + 2 * label, "label": label}
+        rows.append({**identity, **row, **values, **spread, "reason": ""})
+        for reader, annotation in enumerate(annotations):
+            ratings = dict.fromkeys(RATINGS, 2 + reader % 2) | {"malignancy": int(2 + 2 * label)}
+            diameter_mm = diameter + 0.1 * reader
+            readings.append(
+                {
+                    "nodule_id": name,
+                    "patient_id": patient,
+                    "annotation_id": annotation,
+                    **ratings,
+                    "diameter": diameter_mm,
+                }
+            )
+    write_table(folder / COHORT, pd.DataFrame(rows), COHORT_COLUMNS)
+    write_table(folder / READINGS, pd.DataFrame(readings), READING_COLUMNS)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 24 crops and two folds."""
+    return make_data(tmp_path_factory.mktemp("training") / "data", 24)

@@ -1,0 +1,136 @@
+"""Train one fold: stage `train`."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping
+
+from lidc_cdam import provenance
+from lidc_cdam.artifacts import PREDICTIONS, Fold, fold_folder, write_predictions, write_table
+from lidc_cdam.backbones import build_backbone, freeze_all_but_last
+from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.intensity import STATISTICS
+from lidc_cdam.model import NoduleModel
+from lidc_cdam.progress import say
+from training.data import Cubes, FoldData, evaluation_images, read_cubes, read_truth
+from training.inference import predict_nodules, predictions_table
+from training.lightning import EpochBar, Keeper, build_trainer, contained, quiet
+from training.module import NoduleTask
+from training.run import Run, open_run
+from training.settings import TrainingSettings
+
+CHECKPOINT = "last.ckpt"
+"""Everything that going on after an interruption needs; removed when the fold is finished."""
+HISTORY = "history.csv"
+INITIAL = 4
+"""Stream of random numbers of the initial weights (`augment` and `module` have the others)."""
+
+
+def train(data: Path, out: Path, settings: TrainingSettings, fold: int = 0, splits: Path | None = None) -> None:
+    """Train one fold; its best validation epoch predicts its test nodules, which never choose anything.
+
+    Args:
+        data: Folder of crops with cohort.csv and splits.json.
+        out: Run folder; the fold goes into its `fold_<k>`, and `crossval` can add the others.
+        settings: What to predict, with which model, learnt how.
+        fold: Which fold, counted from 0.
+        splits: File of folds; DATA/splits.json by default.
+
+    Raises:
+        LidcCdamError: an input is missing or does not fit, or `out` holds another configuration.
+    """
+    run = open_run(data, out, settings, splits)
+    chosen = run.fold(fold)
+    if fit_fold(run, fold, read_cubes(data, [*chosen.train, *chosen.val, *chosen.test])):
+        say(f"{told_fold(run, fold)}; written to {fold_folder(out, fold)}.")
+    else:
+        say(f"Fold {fold} is finished already: {fold_folder(out, fold)}.")
+
+
+def fold_record(run: Run, index: int) -> provenance.Record:
+    """A fold's own record; `finished` says that all its files are there."""
+    folder = fold_folder(run.out, index)
+    return provenance.begin(folder, "train", {**run.settings.as_dict(), "fold": index}, run.inputs)
+
+
+def fit_fold(run: Run, index: int, cubes: Cubes) -> bool:
+    """Train a fold, or go on with it, and write its files; False if that was done before.
+
+    Args:
+        run: the run.
+        index: the fold, from 0.
+        cubes: HU cubes of at least the fold's nodules.
+
+    Raises:
+        LidcCdamError: the fold is empty, the training diverged, or the checkpoint is damaged.
+    """
+    fold, folder = run.fold(index), fold_folder(run.out, index)
+    record = fold_record(run, index)
+    if record.finished:
+        return False
+    with quiet(), contained():
+        data = FoldData(cubes, run.cohort, fold, run.settings)
+        task = _build_task(run.settings, index, data)
+        keeper = Keeper(folder / CHECKPOINT, f"Fold {index}")
+        _fit(run, index, task, data, keeper)
+    task.model.load_state_dict(keeper.best)
+    data.statistics.write(folder / STATISTICS)
+    task.model.save(folder)
+    history = pd.DataFrame(keeper.history)
+    write_table(folder / HISTORY, history, ("epoch", "train_loss", "val_loss"))
+    write_predictions(folder / PREDICTIONS, predict_fold(task.model.eval(), data, cubes, run, fold, index))
+    record.finish(best_epoch=keeper.best_epoch, epochs=len(history))
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    return True
+
+
+def _build_task(settings: TrainingSettings, index: int, data: FoldData) -> NoduleTask:
+    torch.manual_seed(int(np.random.SeedSequence((settings.seed, index, INITIAL)).generate_state(1)[0]))
+    backbone = build_backbone(settings.backbone, settings.weights, settings.image_size, settings.dropout)
+    freeze_all_but_last(backbone, settings.trainable_layers)
+    model = NoduleModel(backbone, settings.targets, settings.head, settings.backbone)
+    steps = settings.epochs * data.batches_per_epoch
+    return NoduleTask(model, data.statistics.intensity, settings, steps)
+
+
+def _fit(run: Run, index: int, task: NoduleTask, data: FoldData, keeper: Keeper) -> None:
+    folder, settings = fold_folder(run.out, index), run.settings
+    label = f"Fold {index} ({index + 1} of {len(run.splits.folds)})"
+    callbacks: list[pl.Callback] = [keeper, EpochBar(label)]
+    if settings.patience is not None:
+        callbacks.append(EarlyStopping("val_loss", patience=settings.patience, check_finite=False))
+    checkpoint = folder / CHECKPOINT
+    trainer = build_trainer(settings, callbacks, folder)
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
+    except (pickle.UnpicklingError, EOFError, KeyError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamReader" not in str(error):
+            raise
+        raise LidcCdamError(
+            f"{checkpoint} must be the checkpoint of an interrupted training, but it is damaged; "
+            f"delete it and run the same command again."
+        ) from error
+
+
+def predict_fold(model: NoduleModel, data: FoldData, cubes: Cubes, run: Run, fold: Fold, index: int) -> pd.DataFrame:
+    """The test nodules' predictions as `RUN/fold_k/predictions.csv` holds them."""
+    targets = run.settings.resolved_targets
+    images = evaluation_images(cubes, fold.test, run.settings.views)
+    outputs = predict_nodules(model, data.statistics.intensity, images)
+    predicted = data.statistics.scaling.to_reader_scale(outputs)
+    nodules = run.cohort.loc[list(fold.test)]
+    return predictions_table(nodules, index, targets, read_truth(run.cohort, fold.test, targets), predicted)
+
+
+def told_fold(run: Run, index: int) -> str:
+    """A finished fold in words, from its files: the epoch that validation chose and what it reached there."""
+    folder = fold_folder(run.out, index)
+    history = pd.read_csv(folder / HISTORY)
+    best = history.iloc[int(history["val_loss"].to_numpy().argmin())]
+    names = {"val_loss": "loss", "val_auc": "AUC", "val_z_mse": "z-scored MSE"}
+    reached = ", ".join(f"{title} {best[name]:.3f}" for name, title in names.items() if name in history)
+    return f"Fold {index}: epoch {int(best['epoch'])} of {len(history)} is best on validation ({reached})"

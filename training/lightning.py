@@ -1,0 +1,167 @@
+"""Lightning as a quiet library: no banners, no files of its own, no settings left behind, Ctrl-C as Ctrl-C."""
+
+import logging
+import math
+import os
+import signal
+import warnings
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.files import replacing
+from lidc_cdam.progress import track
+from training.settings import TrainingSettings
+
+LOGGERS = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric")
+NOISE = (
+    r"The '(train|val)_dataloader' does not have many workers",
+    r"The number of training batches .* is smaller than the logging interval",
+    r".*GPU available but not used.*",
+    r".*`isinstance\(treespec, LeafSpec\)` is deprecated",
+    r".*MPS available but not used.*",
+)
+"""Lightning's advice that does not apply (the images are in memory, nothing is logged) and its own outdated calls."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Lightning's log lines and the advice in `NOISE`."""
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for pattern in NOISE:
+            warnings.filterwarnings("ignore", message=pattern)
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+@contextmanager
+def contained() -> Iterator[None]:
+    """Leave the process as it was: random state, determinism switches, the handler of Ctrl-C.
+
+    Lightning turns Ctrl-C into `SystemExit` and then ignores the signal; here it stays a `KeyboardInterrupt`.
+    """
+    deterministic, only_warn = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    benchmark, workspace = torch.backends.cudnn.benchmark, os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with torch.random.fork_rng():
+            yield
+    except SystemExit as leave:
+        if isinstance(leave.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from leave
+        raise
+    finally:
+        torch.use_deterministic_algorithms(deterministic, warn_only=only_warn)
+        torch.backends.cudnn.benchmark = benchmark
+        if workspace is None:
+            os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and handler is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, handler)
+
+
+class Keeper(pl.Callback):
+    """Keeps the best validation epoch's weights and the history, and writes all into one file after each epoch.
+
+    The file holds everything that going on needs (weights, optimiser, schedule, epoch, history, best weights), so a run
+    killed at any moment goes on from its last finished epoch, with the same result.
+    """
+
+    def __init__(self, path: Any, label: str) -> None:
+        super().__init__()
+        self._path = path
+        self._label = label
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, torch.Tensor] = {}
+        self.best_epoch = -1
+
+    def state_dict(self) -> dict[str, Any]:
+        """What goes into the checkpoint."""
+        return {"history": self.history, "best": self.best, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what the checkpoint held."""
+        self.history, self.best, self.best_epoch = (state_dict[key] for key in ("history", "best", "best_epoch"))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the epoch, keep its weights if they are the best so far, write the checkpoint."""
+        found = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        epoch = trainer.current_epoch
+        if not (math.isfinite(found["val_loss"]) and math.isfinite(found["train_loss"])):
+            raise LidcCdamError(
+                f"{self._label} must have a finite loss, but in epoch {epoch} it has none; lower --max-lr."
+            )
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        if found["val_loss"] < min((row["val_loss"] for row in self.history), default=math.inf):
+            weights = pl_module.model.state_dict()  # type: ignore[union-attr]
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
+            self.best_epoch = epoch
+        self.history.append({"epoch": epoch, **found, "learning_rate": rate})
+        with replacing(self._path) as temporary:
+            trainer.save_checkpoint(temporary)
+
+
+class EpochBar(pl.Callback):
+    """A progress bar over the epochs, on a terminal."""
+
+    def __init__(self, label: str) -> None:
+        super().__init__()
+        self._label = label
+        self._ticks: Generator[int, None, None] | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the bar."""
+        self._ticks = track(range(trainer.current_epoch, trainer.max_epochs or 0), self._label)  # type: ignore[assignment]
+        next(self._ticks, None)  # type: ignore[arg-type]
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """One epoch on."""
+        if self._ticks is not None:
+            next(self._ticks, None)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Close the bar, also after an error."""
+        if self._ticks is not None:
+            self._ticks.close()
+
+
+def precision(settings: TrainingSettings) -> str:
+    """The arithmetic that `auto` stands for on this machine."""
+    if settings.precision != "auto":
+        return settings.precision
+    return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def build_trainer(settings: TrainingSettings, callbacks: list[pl.Callback], folder: Any) -> pl.Trainer:
+    """A Lightning trainer that writes nothing of its own."""
+    return pl.Trainer(
+        accelerator="cuda" if torch.cuda.is_available() else "cpu",
+        devices=1,
+        precision=precision(settings),  # type: ignore[arg-type]
+        max_epochs=settings.epochs,
+        callbacks=callbacks,
+        default_root_dir=folder,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        reload_dataloaders_every_n_epochs=1,
+        use_distributed_sampler=False,
+        gradient_clip_val=settings.clip_gradient,
+        deterministic="warn",
+        benchmark=False,
+    )

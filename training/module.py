@@ -1,0 +1,112 @@
+"""One fold's training as Lightning sees it: loss, validation, optimiser."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc
+
+from lidc_cdam.intensity import Intensity
+from lidc_cdam.model import NoduleModel
+from lidc_cdam.vocabulary import MALIGNANCY
+from training.inference import mean_over_views
+from training.schedules import build_optimiser
+from training.settings import TrainingSettings
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"huber": F.huber_loss, "mse": F.mse_loss}
+DROPOUT = 3
+"""Stream of random numbers of one step's dropout (`augment` has the others)."""
+
+
+def target_loss(
+    outputs: Float[Tensor, "image target"], wanted: Float[Tensor, "image target"], keys: Sequence[str], kind: str
+) -> Float[Tensor, ""]:
+    """Binary cross-entropy on malignancy's logit, `kind` on z-scores; the mean of the two where a model has both.
+
+    Args:
+        outputs: on the model's own scale.
+        wanted: label 0 / 1 or z-score.
+        keys: targets in output order.
+        kind: a key of `LOSSES`.
+    """
+    logits = _is_logit(keys).to(outputs.device)
+    parts = []
+    if logits.any():
+        parts.append(F.binary_cross_entropy_with_logits(outputs[:, logits], wanted[:, logits]))
+    if not logits.all():
+        parts.append(LOSSES[kind](outputs[:, ~logits], wanted[:, ~logits]))
+    return torch.stack(parts).mean()
+
+
+def validation_metrics(
+    outputs: Float[Tensor, "nodule target"], wanted: Float[Tensor, "nodule target"], keys: Sequence[str]
+) -> dict[str, float]:
+    """`val_auc` of malignancy and `val_z_mse` of the biomarkers, those that the model has; NaN without both classes."""
+    logits = _is_logit(keys).to(outputs.device)
+    found = {}
+    if logits.any():
+        labels = wanted[:, logits].flatten().int()
+        both = bool(labels.any()) and not bool(labels.all())
+        found["val_auc"] = float(binary_auroc(outputs[:, logits].flatten(), labels)) if both else float("nan")
+    if not logits.all():
+        found["val_z_mse"] = float(F.mse_loss(outputs[:, ~logits], wanted[:, ~logits]))
+    return found
+
+
+def _is_logit(keys: Sequence[str]) -> Bool[Tensor, "target"]:
+    return torch.tensor([key == MALIGNANCY.key for key in keys])
+
+
+class NoduleTask(pl.LightningModule):
+    """A `NoduleModel` and how one fold trains it."""
+
+    def __init__(self, model: NoduleModel, intensity: Intensity, settings: TrainingSettings, steps: int) -> None:
+        """Take a model to training.
+
+        Args:
+            model: what learns; its trainable parameters are those that require a gradient.
+            intensity: the fold's.
+            settings: loss, optimiser, schedule, seed.
+            steps: optimiser steps of the whole training.
+        """
+        super().__init__()
+        self.model = model
+        self._intensity = intensity
+        self._settings = settings
+        self._steps = steps
+        self._answers: list[tuple[Tensor, Tensor]] = []
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        """Loss of one batch of HU images [image, row, column]."""
+        images_hu, wanted = batch
+        # Dropout of a step depends on (seed, epoch, step) alone, so a resumed run drops the same.
+        stream = np.random.SeedSequence((self._settings.seed, self.current_epoch, index, DROPOUT))
+        torch.manual_seed(int(stream.generate_state(1)[0]))
+        outputs = self.model(self._intensity.apply(images_hu, self.model.image_size)).float()
+        loss = target_loss(outputs, wanted, self.model.targets, self._settings.loss)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(wanted))
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        """Answers for one batch of HU images [nodule, view, row, column]."""
+        images_hu, wanted = batch
+        outputs = mean_over_views(self.model, self._intensity, images_hu, self.model.image_size)
+        self._answers.append((outputs, wanted))
+
+    def on_validation_epoch_end(self) -> None:
+        """Loss and metrics over all validation nodules at once."""
+        outputs, wanted = (torch.cat(part) for part in zip(*self._answers, strict=True))
+        self._answers.clear()
+        keys = self.model.targets
+        self.log("val_loss", target_loss(outputs, wanted, keys, self._settings.loss))
+        self.log_dict(validation_metrics(outputs, wanted, keys))
+
+    def configure_optimizers(self) -> Any:
+        """Optimiser, and its schedule by step."""
+        optimiser, schedule = build_optimiser(self.model.parameters(), self._settings, self._steps)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

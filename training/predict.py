@@ -1,0 +1,116 @@
+"""Apply a finished run to other nodules: stage `predict`."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+from jaxtyping import Float64, Int16
+
+from lidc_cdam import provenance
+from lidc_cdam.artifacts import (
+    COHORT,
+    CONFIG,
+    PREDICTIONS,
+    read_cohort,
+    read_dataset,
+    read_predictions,
+    write_predictions,
+)
+from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.intensity import STATISTICS, Statistics
+from lidc_cdam.model import DESCRIPTION, WEIGHTS, NoduleModel
+from lidc_cdam.progress import say, track
+from lidc_cdam.vocabulary import Target, resolve_targets
+from training.data import column_of, evaluation_images, read_cubes
+from training.inference import mean_over_models, predict_nodules, predictions_table
+
+MEAN_OVER_FOLDS = -1
+"""What the column `fold` holds where every fold of a run had its say."""
+
+
+def predict(run: Path, data: Path, out: Path) -> None:
+    """Predict every extracted nodule of a folder: the mean over a run's folds, written as a predictions table.
+
+    The column `fold` holds -1; a nodule without the readers' value has an empty `<key>_true`.
+
+    Args:
+        run: Run folder of `crossval`.
+        data: Folder of other crops.
+        out: CSV file to write.
+
+    Raises:
+        LidcCdamError: the run has no finished fold, an input is missing or does not fit.
+    """
+    folders, views = finished_folds(run), run_views(run)
+    cohort, dataset = read_cohort(data), read_dataset(data)
+    nodule_ids = [key for key in cohort.index if key in dataset.nodules]
+    if not nodule_ids:
+        raise LidcCdamError(f"{data} must hold crops of its cohort, but it has none; run `lidc-cdam extract` first.")
+    inputs: dict[str, Path | str] = {"cohort": data / COHORT, "crops": provenance.sha256_of(nodule_ids)}
+    for folder in folders:
+        inputs |= {f"{folder.name}/{name}": folder / name for name in (WEIGHTS, DESCRIPTION, STATISTICS)}
+    record = provenance.begin(out.parent, f"predict/{out.name}", {"views": views}, inputs, "choose another --out FILE")
+    if record.finished and out.exists():
+        say(f"{len(nodule_ids)} nodules are predicted already: {out}.")
+        return
+    images = evaluation_images(read_cubes(data, nodule_ids), nodule_ids, views)
+    targets, predicted = _predict_folds(folders, images)
+    truth = cohort.loc[nodule_ids, [column_of(target) for target in targets]].to_numpy(dtype=np.float64)
+    table = predictions_table(cohort.loc[nodule_ids], MEAN_OVER_FOLDS, targets, truth, predicted)
+    write_predictions(out, table)
+    record.finish(nodules=len(table), folds=len(folders))
+    say(f"{len(table)} nodules predicted by the mean over {len(folders)} folds: {out}.")
+    _tell_known(run, table)
+
+
+def finished_folds(run: Path) -> list[Path]:
+    """Folders of a run's finished folds, by index.
+
+    Raises:
+        LidcCdamError: there is none.
+    """
+    found = sorted(run.glob("fold_*"), key=lambda folder: int(folder.name.removeprefix("fold_")))
+    folders = [folder for folder in found if (provenance.read_record(folder, "train") or {}).get("finished")]
+    if not folders:
+        raise LidcCdamError(
+            f"--run must be a folder with a finished fold, but {run} has none; run `lidc-cdam crossval`."
+        )
+    return folders
+
+
+def run_views(run: Path) -> list[str]:
+    """The views that a run averages over, from its `config.yaml`."""
+    try:
+        return list(yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))["views"])
+    except (FileNotFoundError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise LidcCdamError(
+            f"{run / CONFIG} must hold a run's configuration with its `views`, but it cannot be read; "
+            f"run `lidc-cdam crossval` with this --out again."
+        ) from error
+
+
+def _predict_folds(
+    folders: list[Path], images: Int16[np.ndarray, "nodule view row column"]
+) -> tuple[tuple[Target, ...], Float64[np.ndarray, "nodule target"]]:
+    outputs, scalings, keys = [], [], []
+    for folder in track(folders, "Predicting"):
+        model, statistics = NoduleModel.load(folder), Statistics.read(folder / STATISTICS)
+        outputs.append(predict_nodules(model, statistics.intensity, images))
+        scalings.append(statistics.scaling)
+        keys.append(model.targets)
+    if len(set(keys)) > 1:
+        told = "; ".join(", ".join(each) for each in sorted(set(keys)))
+        raise LidcCdamError(f"All folds of --run must predict the same targets, but they predict {told}.")
+    return resolve_targets(keys[0]), mean_over_models(outputs, scalings)
+
+
+def _tell_known(run: Path, table: pd.DataFrame) -> None:
+    if not (run / PREDICTIONS).exists():
+        return
+    seen = table["patient_id"].isin(read_predictions(run / PREDICTIONS)["patient_id"])
+    if seen.any():
+        say(
+            f"{int(seen.sum())} of them belong to patients that this run was trained on: "
+            f"their out-of-fold predictions are in {run / PREDICTIONS}."
+        )

@@ -1,0 +1,106 @@
+"""A run's folder: its claim, its resolved configuration, and what it reads."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from lidc_cdam import provenance
+from lidc_cdam.artifacts import COHORT, CONFIG, SPLITS, Fold, Splits, read_cohort, read_dataset, read_splits
+from lidc_cdam.backbones import HUB
+from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.files import write_text
+from lidc_cdam.provenance import Record
+from training.settings import TrainingSettings
+
+STAGE = "crossval"
+"""Name of the run's record; `train` and `crossval` fill the same folder."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One configuration on one set of folds, in one output folder."""
+
+    data: Path
+    out: Path
+    settings: TrainingSettings
+    cohort: pd.DataFrame
+    splits: Splits
+    inputs: dict[str, Path | str]
+    """What decides the result besides the settings, for `provenance.begin`."""
+    record: Record
+
+    def fold(self, index: int) -> Fold:
+        """One fold's nodules by role.
+
+        Raises:
+            LidcCdamError: there is no such fold, or it has no nodules to train or to validate on, or none to test.
+        """
+        if not 0 <= index < len(self.splits.folds):
+            raise LidcCdamError(
+                f"A fold must be one of 0 to {len(self.splits.folds) - 1}, the folds of the splits; "
+                f"got {index} from --fold or --folds."
+            )
+        fold = self.splits.folds[index]
+        for role, part in (("training", fold.train), ("validation", fold.val), ("test", fold.test)):
+            if not part:
+                raise LidcCdamError(
+                    f"Fold {index} must have {role} nodules, but it has none; "
+                    f"extract more nodules, then run `lidc-cdam split` again."
+                )
+        return fold
+
+
+def open_run(data: Path, out: Path, settings: TrainingSettings, splits: Path | None) -> Run:
+    """Claim an output folder for one configuration and write its `config.yaml`.
+
+    Args:
+        data: folder of crops.
+        out: the run's folder.
+        settings: what decides the training.
+        splits: the folds; `DATA/splits.json` by default.
+
+    Raises:
+        LidcCdamError: an input is missing, the splits belong to another cohort, or the folder to another configuration.
+    """
+    place = splits or data / SPLITS
+    dataset, cohort, folds = read_dataset(data), read_cohort(data), read_splits(place)
+    _check_splits(place, folds, data, cohort)
+    absent = [key for fold in folds.folds for part in (fold.train, fold.val, fold.test) for key in part]
+    absent = [key for key in absent if key not in dataset.nodules]
+    if absent:
+        raise LidcCdamError(
+            f"{place} must name extracted nodules, but {absent[0]} has no crop in {data}; "
+            f"run `lidc-cdam extract`, then `lidc-cdam split` again."
+        )
+    inputs: dict[str, Path | str] = {
+        "cohort": data / COHORT,
+        "splits": provenance.sha256_of([asdict(fold) for fold in folds.folds]),
+        "crops": provenance.sha256_of(dataset.parameters),
+    }
+    if settings.weights not in (None, HUB):
+        inputs["weights"] = _weights_file(str(settings.weights))
+    record = provenance.begin(out, STAGE, settings.as_dict(), inputs)
+    config = {"data": str(data.resolve()), "splits": str(place.resolve()), **settings.as_dict()}
+    if not (out / CONFIG).exists():
+        write_text(out / CONFIG, yaml.safe_dump(config, sort_keys=False))
+    return Run(data, out, settings, cohort, folds, inputs, record)
+
+
+def _weights_file(name: str) -> Path:
+    path = Path(name)
+    if not path.is_file():
+        raise LidcCdamError(
+            f"--weights must be {HUB!r} or a file of weights (.safetensors, .pth, .pt); {path} is none."
+        )
+    return path
+
+
+def _check_splits(place: Path, splits: Splits, data: Path, cohort: pd.DataFrame) -> None:
+    unknown = [key for fold in splits.folds for key in fold.test if key not in cohort.index]
+    if unknown or splits.cohort_sha256 != provenance.sha256(data / COHORT):
+        raise LidcCdamError(
+            f"{place} must divide the cohort of {data}, but it was made from another one; "
+            f"run `lidc-cdam split --data {data}` again, or choose other --splits."
+        )

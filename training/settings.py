@@ -1,0 +1,99 @@
+"""Every setting that decides a training: one record, shared by `train` and `crossval`; its fields are their options."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from lidc_cdam.backbones import BACKBONES
+from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.geometry import VIEWS
+from lidc_cdam.vocabulary import Target, resolve_targets
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What to predict, with which model, learnt how.
+
+    Raises:
+        LidcCdamError: a value lies outside its range or names nothing known.
+    """
+
+    targets: str | list[str] = "malignancy"
+    """What to predict: malignancy, biomarkers (all eight), joint (all nine), or keys such as margin,diameter."""
+    backbone: str = "tiny"
+    """Name of a vision transformer in the table of backbones."""
+    weights: str | None = None
+    """Start from `hub` (the published weights), from a checkpoint file, or (none) from random weights."""
+    image_size: int | None = None
+    """Side of the model's input in pixels; none takes the backbone's own."""
+    head: Literal["linear", "mlp"] = "linear"
+    """Head on the [CLS] token: linear, or mlp (linear, ReLU, linear)."""
+    dropout: float = 0.0
+    """Share of activations dropped in the backbone during training, 0 to below 1."""
+    trainable_layers: int | None = None
+    """Parameter tensors of the backbone that learn, counted from its end; none trains all, 0 only the head."""
+    views: tuple[str, ...] = tuple(VIEWS)
+    """Views drawn in training and averaged in evaluation; axial alone for packs without margin across slices."""
+    flips: bool = False
+    """Whether training also mirrors images at random (the paper only turns them)."""
+    epochs: int = 50
+    """Passes over the training nodules; each draws one image per nodule."""
+    batch_size: int = 32
+    """Images per step."""
+    optimiser: Literal["adam", "adamw"] = "adamw"
+    """Optimiser; adamw decays weight matrices only."""
+    max_lr: float = 1e-3
+    """Highest learning rate of the schedule."""
+    schedule: Literal["cosine", "cyclic_triangular2", "exponential"] = "cosine"
+    """Learning rate over the steps: cosine (linear warm-up over a tenth), cyclic_triangular2 or exponential."""
+    cycles: int = 2
+    """Cycles of the cyclic schedule."""
+    weight_decay: float = 0.05
+    """Weight decay."""
+    clip_gradient: float | None = None
+    """Largest norm of a step's gradient; none does not clip."""
+    loss: Literal["huber", "mse"] = "huber"
+    """Loss of the z-scored biomarkers; malignancy always has binary cross-entropy on logits."""
+    patience: int | None = None
+    """Stop after this many epochs without a better validation loss; none trains all epochs."""
+    seed: int = 0
+    """Seed of the initial weights, the draws, the order and the dropout."""
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    """Arithmetic of training: auto takes bf16-mixed on a GPU that has it, else 32-true. Predictions are float32."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "targets", [target.key for target in resolve_targets(self.targets)])
+        object.__setattr__(self, "views", list(dict.fromkeys(self.views)))
+        if self.backbone not in BACKBONES:
+            raise LidcCdamError(f"--backbone must be one of {', '.join(BACKBONES)}; got {self.backbone!r}.")
+        for name, hint in get_type_hints(type(self)).items():
+            if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
+                known = ", ".join(get_args(hint))
+                raise LidcCdamError(f"--{_flag(name)} must be one of {known}; got {getattr(self, name)!r}.")
+        if not self.views or not set(self.views) <= set(VIEWS):
+            got = ", ".join(map(repr, self.views)) or "none"
+            raise LidcCdamError(f"--views must name at least one of {', '.join(VIEWS)}; got {got}.")
+        if not 0 <= self.dropout < 1:
+            raise LidcCdamError(f"--dropout must lie in 0 <= dropout < 1; got {self.dropout}.")
+        for name in ("max_lr", "clip_gradient"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise LidcCdamError(f"--{_flag(name)} must be a number above 0; got {value}.")
+        least = {"epochs": 1, "batch_size": 1, "cycles": 1, "patience": 1, "image_size": 1, "trainable_layers": 0}
+        for name, lowest in (least | {"weight_decay": 0, "seed": 0}).items():
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise LidcCdamError(f"--{_flag(name)} must be at least {lowest}; got {value}.")
+
+    @property
+    def resolved_targets(self) -> tuple[Target, ...]:
+        """The targets' records in output order."""
+        return resolve_targets(self.targets)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as plain values, targets resolved to their keys."""
+        return asdict(self)
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")

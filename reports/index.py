@@ -1,0 +1,125 @@
+"""The index page's content: one row per nodule, the run's figures on top."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lidc_cdam.geometry import CENTRAL, take_view
+from lidc_cdam.vocabulary import TARGETS
+from reports import figures
+from reports.context import Case, Run, targets_of, title_of
+from reports.material import Material
+from reports.words import percent
+
+LABELS = {0: "benign", 1: "malignant", None: "indeterminate"}
+
+
+def index_row(material: Material) -> dict[str, Any]:
+    """What the index shows of one nodule; small, because it travels back from a worker."""
+    case = material.case
+    pairs = [(run, own) for run, own in zip(material.runs, material.cases, strict=True) if own is not None]
+    cells = {target.key: _cell(run, own, target.key) for run, own in pairs for target in targets_of(run)}
+    errors = [cell["error"] for key, cell in cells.items() if key != "malignancy" and cell["error"] is not None]
+    return {
+        "nodule_id": case.nodule_id,
+        "fold": case.fold,
+        "readers": material.readers,
+        "label": "" if case.malignancy is None else LABELS[case.label],
+        "thumbnail": figures.thumbnail(take_view(material.crop.hu, "axial", CENTRAL)),
+        "cells": cells,
+        "error": statistics.fmean(errors) if errors else None,
+        "maps": all(maps is not None for maps in material.maps),
+        "flagged": bool(case.record and case.record.flags),
+    }
+
+
+def _cell(run: Run, case: Case, key: str) -> dict[str, Any]:
+    """Prediction, truth and error of one target: error in cohort SDs, for malignancy distance from the label."""
+    prediction, truth = case.predicted.get(key), case.true.get(key)
+    malignancy = TARGETS[key].kind == "probability"
+    shown = "–" if prediction is None else (percent(prediction) if malignancy else f"{prediction:.1f}")
+    beside = case.malignancy if malignancy else truth
+    unit = 1.0 if malignancy else run.spread.get(key, 0.0)
+    known = prediction is not None and truth is not None and unit > 0
+    return {
+        "prediction": shown,
+        "sort": prediction,
+        "readers": "–" if beside is None else (f"{beside:g}" if malignancy else f"{beside:.1f}"),
+        "error": abs(prediction - truth) / unit if known and prediction is not None and truth is not None else None,
+    }
+
+
+def index_content(runs: Sequence[Run], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Everything the index page says.
+
+    Args:
+        runs: the run, and the second one if there is one.
+        results: rows of `index_row`, or `nodule_id` and `reason` of a nodule that has no report.
+    """
+    rows = [row for row in results if "reason" not in row]
+    return {
+        "title": "Nodule reports",
+        "research": figures.RESEARCH,
+        "targets": [{"key": key, "title": TARGETS[key].title} for run in runs for key in run.targets],
+        "rows": rows,
+        "failed": [row for row in results if "reason" in row],
+        "runs": [_run_facts(run) for run in runs],
+    }
+
+
+def _run_facts(run: Run) -> dict[str, Any]:
+    leakage = (
+        ""
+        if run.shared_patients is None
+        else f"; {percent(run.shared_patients)} of test nodules share their patient with training or validation"
+    )
+    scale = "no maps yet" if run.limit is None else f"{run.method}, {run.mapped} nodules, scale ±{run.limit:.3g}"
+    return {
+        "title": title_of(run),
+        "facts": [
+            ("Backbone", run.backbone or "not recorded"),
+            ("Protocol", f"{run.protocol or 'not recorded'}{leakage}"),
+            ("Maps", scale),
+        ],
+        "metrics": _metric_rows(run),
+    }
+
+
+MALIGNANCY_METRICS = {"accuracy": "accuracy", "auc": "AUC", "balanced_accuracy": "balanced accuracy", "brier": "Brier"}
+
+
+def _metric_rows(run: Run) -> list[dict[str, str]]:
+    """The run's figures with intervals, each beside what it must be compared with (`summary.json`)."""
+    metrics, floors = run.summary.get("metrics", {}), run.summary.get("noise_floor", {})
+    baselines = run.summary.get("baselines", {})
+    rows = []
+    for key, name in MALIGNANCY_METRICS.items():
+        ruler = baselines.get("ruler", {}).get("malignancy", {}).get(key)
+        beside = f"readers' mean diameter with one threshold: {_interval(ruler)}" if ruler else ""
+        rows.append(_metric_row(f"Malignancy, {name}", metrics.get("malignancy", {}).get(key), beside))
+    constant = baselines.get("best_constant", {}).get("biomarkers", {}).get("mean_within_1")
+    means = metrics.get("biomarkers", {})
+    rows.append(_metric_row("Eight biomarkers, mean z-MSE", means.get("mean_z_mse"), _floor(floors, "biomarkers")))
+    beside = f"best constant answers: {_interval(constant)}" if constant else ""
+    rows.append(_metric_row("Eight biomarkers, within 1 of the mean", means.get("mean_within_1"), beside))
+    for target in targets_of(run):
+        value = metrics.get(target.key, {}).get("z_mse")
+        rows.append(_metric_row(f"{target.title}, z-MSE", value, _floor(floors, target.key)))
+    return [row for row in rows if row["value"]]
+
+
+def _metric_row(name: str, figure: Mapping[str, Any] | None, beside: str) -> dict[str, str]:
+    return {"name": name, "value": _interval(figure), "beside": beside}
+
+
+def _interval(figure: Mapping[str, Any] | None) -> str:
+    if not figure or figure.get("value") is None:
+        return ""
+    low, high = figure.get("low"), figure.get("high")
+    ends = "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
+    return f"{figure['value']:.3f}{ends}"
+
+
+def _floor(floors: Mapping[str, Any], key: str) -> str:
+    floor = floors.get(key)
+    return "" if floor is None else f"readers' noise floor: {floor:.3f}"

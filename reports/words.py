@@ -1,0 +1,192 @@
+"""Numbers and findings as sentences; each sentence stands on numbers that the report shows."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from lidc_cdam.vocabulary import TARGETS, Target
+from reports.context import Case, Run, targets_of
+
+SIZE_R2: dict[str, float] = {
+    "spiculation": 0.38,
+    "lobulation": 0.38,
+    "subtlety": 0.34,
+    "margin": 0.12,
+    "calcification": 0.11,
+    "sphericity": 0.04,
+    "texture": 0.004,
+}
+"""Share of a biomarker's variance that log diameter explains on the 869 nodules of the `all` cohort."""
+
+
+def number(value: float) -> str:
+    """A number with three significant digits."""
+    return f"{value:.3g}"
+
+
+def percent(share: float) -> str:
+    """A share as a percentage; one that is not zero is never printed as 0 %."""
+    return "below 1\u00a0%" if 0 < share < 0.005 else f"{share * 100:.0f}\u00a0%"
+
+
+def with_word(target: Target, value: float | None, median: bool = False) -> dict[str, str]:
+    """A value on the readers' scale, and the published word of the nearest code.
+
+    Args:
+        target: what was rated.
+        value: probability for malignancy (a rating where `median`), rating or mm for the others; None: unknown.
+        median: whether `value` is a rating though the target is predicted as a probability.
+    """
+    if value is None:
+        return {"number": "–", "word": ""}
+    if target.kind == "probability" and not median:
+        return {"number": percent(value), "word": "that the readers' median is above 3"}
+    if target.kind == "length":
+        return {"number": f"{value:.1f} {target.unit}", "word": ""}
+    return {"number": f"{value:g}" if median else f"{value:.1f}", "word": target.word(value)}
+
+
+def plain(value: Mapping[str, str]) -> str:
+    """`with_word` as one text."""
+    return f"{value['number']} {value['word']}".strip()
+
+
+def difference_in_deviations(target: Target, prediction: float | None, mean: float | None, spread: float | None) -> str:
+    """Prediction minus the readers' mean, and the same in standard deviations of the cohort."""
+    if prediction is None or mean is None:
+        return "–"
+    if target.kind == "probability":
+        if mean == 3:
+            return "median is 3"
+        return "same side of 3" if (prediction > 0.5) == (mean > 3) else "other side of 3"
+    difference = f"{prediction - mean:+.1f}".replace("-", "−")
+    beside = f" ({abs(prediction - mean) / spread:.1f} SD)" if spread else ""
+    return f"{difference}{beside}"
+
+
+def map_command(run: Run) -> str:
+    """The command that writes a run's maps; `RUN` stands for its folder, since documents name no path."""
+    return f"lidc-cdam explain --run RUN --method {run.method}"
+
+
+def lead_sentences(pairs: Sequence[tuple[Run, Case]], strongest: tuple[Target, float, bool] | None) -> list[str]:
+    """Two to four sentences: malignancy, the biomarker that is furthest from the readers, where relevance lies."""
+    sentences = [
+        *(_malignancy(case) for _, case in pairs if "malignancy" in case.predicted),
+        _furthest(pairs),
+        _relevance(pairs),
+    ]
+    if strongest is not None:
+        target, score, inside = strongest
+        place = "on" if inside else "outside"
+        effect = "raises" if score > 0 else "lowers"
+        sentences.append(
+            f"The strongest score of all maps {effect} {target.title.lower()} ({score:+.3g}) and lies {place} "
+            f"what at least half of the readers marked.".replace("(-", "(−")
+        )
+    return [sentence for sentence in sentences if sentence]
+
+
+def _malignancy(case: Case) -> str:
+    likelihood = percent(case.predicted["malignancy"])
+    sentence = f"The model gives a reader-assessed likelihood of malignancy of {likelihood}"
+    if case.malignancy is None:
+        return f"{sentence}."
+    ratings = [reading["malignancy"] for reading in case.readings if "malignancy" in reading]
+    spread = f", from {min(ratings):g} to {max(ratings):g}" if ratings and min(ratings) < max(ratings) else ""
+    word = TARGETS["malignancy"].word(case.malignancy)
+    return f"{sentence}; the readers' median is {case.malignancy:g}, {word}{spread}."
+
+
+def _furthest(pairs: Sequence[tuple[Run, Case]]) -> str:
+    distances = [
+        (abs(case.predicted[target.key] - case.true[target.key]) / run.spread[target.key], target, case)
+        for run, case in pairs
+        for target in targets_of(run)
+        if target.kind != "probability"
+        and target.key in case.predicted
+        and target.key in case.true
+        and run.spread.get(target.key)
+    ]
+    if not distances:
+        return ""
+    far, target, case = max(distances, key=lambda entry: entry[0])
+    prediction, mean = case.predicted[target.key], case.true[target.key]
+    near = sum(distance <= 0.5 for distance, _, _ in distances)
+    side = "above" if prediction > mean else "below"
+    values = f"{_value(target, prediction)} against a mean of {_value(target, mean)}"
+    return (
+        f"{target.title} is furthest from the readers: predicted {values}, {far:.1f} standard deviations of the cohort "
+        f"{side}{_range_words(target, case, prediction)}; {near} of {len(distances)} biomarkers lie within half a "
+        f"standard deviation of the readers' mean."
+    )
+
+
+def _value(target: Target, value: float) -> str:
+    text = with_word(target, value)
+    return f"{text['number']} ({text['word']})" if text["word"] else text["number"]
+
+
+def _range_words(target: Target, case: Case, prediction: float) -> str:
+    values = [reading[target.key] for reading in case.readings if target.key in reading]
+    if not values:
+        return ""
+    place = "within" if min(values) <= prediction <= max(values) else "outside"
+    return f" and {place} the readers' own range"
+
+
+def _relevance(pairs: Sequence[tuple[Run, Case]]) -> str:
+    masses = [(mass, chance, TARGETS[key]) for _, case in pairs for key, (mass, chance) in case.mass.items()]
+    if not masses:
+        return ""
+    mass, chance, target = max(masses, key=lambda entry: entry[0])
+    beside = "" if chance is None else f", where {percent(chance)} would be chance"
+    middle = statistics.median(entry[0] for entry in masses)
+    return (
+        f"What raises a prediction lies most inside the readers' consensus for {target.title.lower()}: {percent(mass)} "
+        f"of its positive relevance{beside}; the median over the maps is {percent(middle)}."
+    )
+
+
+def caution_sentences(methods: Sequence[str]) -> list[str]:
+    """What a map does not explain."""
+    size = ", ".join(f"{TARGETS[key].title.lower()} {value:g}" for key, value in SIZE_R2.items())
+    return [
+        f"A map ({', '.join(methods)}) explains the model's head and last block only, not how the earlier blocks read "
+        "the image, and not the nodule: it shows what moved this prediction, right or wrong.",
+        "It inherits attention's artefacts: single strong tokens in plain background can be outliers, not findings.",
+        f"Size explains part of every biomarker, so a map may show size instead (R² from log diameter: {size}).",
+        "Calcification is a category written as a number (1 popcorn to 6 absent); its mean, and so its map, is a "
+        "modelling choice.",
+        "Malignancy is what radiologists judged from CT, not pathology; readers differ, and so does what any model can "
+        "learn from them.",
+    ]
+
+
+def flag_sentences(case: Case, padded: float) -> list[str]:
+    """Data-quality flags in words; one line that says so when there are none."""
+    sentences = []
+    if case.record is not None:
+        share = case.record.padded_share
+        if share > 0:
+            shown = "" if padded else "; which voxels is not recorded"
+            sentences.append(
+                f"{percent(share)} of the cube lies outside what was read: hatched in the pictures, filled with one "
+                f"value for the model{shown}."
+            )
+        if case.record.geometry == "scan":
+            sentences.append(
+                "The source has no patient geometry (frame: scan): orientation letters assume the usual axial "
+                "acquisition and positions are the scan's own."
+            )
+        sentences += [f"{flag[:1].upper()}{flag[1:]}." for flag in case.record.flags if flag != "padded"]
+    sentences += _spread_sentences(case)
+    return sentences or ["None."]
+
+
+def _spread_sentences(case: Case) -> list[str]:
+    wide = []
+    for target in TARGETS.values():
+        values = [reading[target.key] for reading in case.readings if target.key in reading]
+        if target.kind != "length" and values and max(values) - min(values) >= 2:
+            wide.append(f"{target.title.lower()} ({min(values):g} to {max(values):g})")
+    return [f"The readers differ by two or more: {', '.join(wide)}."] if wide else []

@@ -1,0 +1,114 @@
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from reports import html, sections
+from reports.context import open_run
+from reports.material import load
+
+HOSTILE = '"><script>alert(1)</script> #panic("x") $x$ \\ @a <b> {{ 7*7 }}'
+
+
+class Tags(HTMLParser):
+    """Every tag with its attributes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+def pages(made) -> list[str]:
+    _, out = made
+    return [path.read_text(encoding="utf-8") for path in sorted(out.glob("*.html"))]
+
+
+def test_no_page_can_ask_the_network_for_anything(made):
+    for page in pages(made):
+        assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
+        assert "https://" not in page
+        tags = Tags(page).found
+        assert not {"link", "iframe", "object", "embed", "base"} & {tag for tag, _ in tags}
+        for tag, attributes in tags:
+            for name in ("src", "href", "xlink:href", "action", "srcset"):
+                value = attributes.get(name)
+                assert value is None or value.startswith(("#", "data:image/")) or tag == "a"
+        targets = [attributes["href"] for tag, attributes in tags if tag == "a"]
+        assert targets
+        assert all(re.fullmatch(r"[\w.-]+\.(html|pdf)", str(target)) for target in targets)
+
+
+def test_every_page_has_a_strict_policy_and_a_script_only_by_its_digest(made):
+    for page in pages(made):
+        policy = next(a["content"] for t, a in Tags(page).found if a.get("http-equiv") == "Content-Security-Policy")
+        assert policy is not None
+        assert policy.startswith("default-src 'none'")
+        assert "'unsafe-inline'" not in policy.replace("style-src 'unsafe-inline'", "")
+        scripts = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
+        assert page.count("<script") == len(scripts)
+        for script in scripts:
+            digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+            assert f"script-src 'sha256-{digest}'" in policy
+        assert not any(name.startswith("on") for _, attributes in Tags(page).found for name in attributes)
+
+
+def test_every_picture_has_words_and_every_identifier_is_there_once(made):
+    for page in pages(made):
+        tags = Tags(page).found
+        identifiers = [attributes["id"] for _, attributes in tags if "id" in attributes]
+        assert len(identifiers) == len(set(identifiers))
+        used = re.findall(r'(?:href="#|url\(#)([^")]+)', page)
+        assert set(used) <= set(identifiers)
+        labels = [attributes.get("aria-label") for _, attributes in tags if attributes.get("role") == "img"]
+        assert all(labels)
+        assert sum(tag == "h1" for tag, _ in tags) == 1
+    assert all(page.count("Research use only - not for diagnosis") >= 3 for page in pages(made))
+
+
+def test_one_scale_is_printed_on_every_page(made):
+    cohort, out = made
+    limits = {re.findall(r"One scale for all panels[^.]+", (out / f"{n}.html").read_text())[0] for n in cohort.nodules}
+    scales = [re.findall(r"±([\d.]+) is the", (out / f"{nodule}.html").read_text()) for nodule in cohort.nodules]
+    assert len(limits) == 1
+    assert len({tuple(scale) for scale in scales}) == 1
+    for run, printed in zip((cohort.biomarkers, cohort.malignancy), scales[0], strict=True):
+        assert open_run(run, "cdam")[0].limit == pytest.approx(float(printed))
+
+
+def test_hostile_text_is_shown_as_text(made):
+    cohort, _ = made
+    facts, cases = open_run(cohort.biomarkers, "cdam")
+    content = sections.document(load([facts], [cases[0]]))
+    content |= {
+        "title": HOSTILE,
+        "facts": [(HOSTILE, HOSTILE)],
+        "cite": [HOSTILE],
+        "flags": [HOSTILE],
+        "sentences": [HOSTILE],
+    }
+    page = html.render_case(content, "key")
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert "{{ 7*7 }}" in page
+
+
+def test_the_index_names_hostile_nodules_and_reasons_as_text():
+    failed = [{"nodule_id": HOSTILE, "reason": HOSTILE}]
+    content = {"title": "t", "research": "r", "targets": [], "rows": [], "runs": [], "failed": failed}
+    page = html.render_index(content)
+    assert page.count("<script>") == 1
+    assert "&lt;script&gt;alert(1)" in page
+
+
+def test_a_stored_key_is_read_back_and_anything_else_has_none(made, tmp_path):
+    cohort, out = made
+    assert re.fullmatch("[0-9a-f]{64}", html.stored_key(out / f"{cohort.nodules[0]}.html") or "")
+    assert html.stored_key(tmp_path / "absent.html") is None
+    (tmp_path / "other.html").write_text("<html>")
+    assert html.stored_key(tmp_path / "other.html") is None

@@ -1,0 +1,227 @@
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_reports import world
+
+from lidc_cdam import artifacts
+from lidc_cdam.artifacts import Maps
+from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.files import read_json, write_json
+from reports.context import open_run
+from reports.stage import report
+
+
+def stamps(out: Path) -> dict[str, tuple[int, bytes]]:
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(out.iterdir())}
+
+
+def test_each_nodule_has_two_documents_and_a_row_of_the_index(made):
+    cohort, out = made
+    names = {path.name for path in out.iterdir()}
+    expected = {f"{nodule}.{form}" for nodule in cohort.nodules for form in ("html", "pdf")}
+    assert names == expected | {"index.html", "provenance.json"}
+    index = (out / "index.html").read_text()
+    assert all(f'href="{nodule}.html"' in index and f'href="{nodule}.pdf"' in index for nodule in cohort.nodules)
+    record = read_json(out / "provenance.json")["report"]
+    assert record["finished"]
+    limits = list(record["results"]["scale_limits"].values())
+    assert limits == [open_run(run, "cdam")[0].limit for run in (cohort.biomarkers, cohort.malignancy)]
+
+
+def test_no_document_names_a_path_of_this_machine(made):
+    cohort, out = made
+    for path in out.iterdir():
+        assert str(cohort.data.parent).encode() not in path.read_bytes()
+
+
+def test_what_the_page_says_is_what_the_artefacts_say(made):
+    cohort, out = made
+    table = artifacts.read_predictions(cohort.biomarkers / artifacts.PREDICTIONS).set_index("nodule_id")
+    nodule = cohort.nodules[1]
+    page = (out / f"{nodule}.html").read_text()
+    for key in ("spiculation", "texture"):
+        assert f'<span class="value">{table.loc[nodule, f"{key}_predicted"]:.1f}</span>' in page
+    assert "62\u00a0% of what raises it lies inside the consensus (chance 18\u00a0%)" in page
+    assert "no test nodule shares its patient with training or validation" in page
+
+
+def test_a_rerun_does_nothing(made, capsys):
+    cohort, out = made
+    before = stamps(out)
+    report(cohort.biomarkers, out, also_run=cohort.malignancy)
+    assert stamps(out) == before
+    assert "finished already" in capsys.readouterr().out
+
+
+def test_the_same_artefacts_give_the_same_bytes_wherever_they_go(made, tmp_path):
+    cohort, out = made
+    report(cohort.biomarkers, tmp_path / "again", also_run=cohort.malignancy)
+    assert {
+        name: content for name, (_, content) in stamps(tmp_path / "again").items() if name != "provenance.json"
+    } == {name: content for name, (_, content) in stamps(out).items() if name != "provenance.json"}
+
+
+def test_without_maps_the_page_gives_the_command_and_with_maps_it_is_made_again(tmp_path, capsys):
+    cohort = world.make(tmp_path, count=2, maps=False)
+    out = tmp_path / "out"
+    report(cohort.biomarkers, out)
+    assert f"lidc-cdam explain --run {cohort.biomarkers} --method cdam" in capsys.readouterr().out
+    page = out / f"{cohort.nodules[0]}.html"
+    assert "run `lidc-cdam explain --run RUN --method cdam`, then this report again" in page.read_text()
+    keys = tuple(artifacts.predicted_keys(artifacts.read_predictions(cohort.biomarkers / artifacts.PREDICTIONS)))
+    for fold, nodule in enumerate(cohort.nodules):
+        maps = Maps(world.scores(np.random.default_rng(3), len(keys)), keys, ("axial",), (16,))
+        artifacts.write_maps(artifacts.maps_path(cohort.biomarkers, fold, "cdam", nodule), maps)
+    report(cohort.biomarkers, out)
+    assert "Signed cdam map of spiculation" in page.read_text()
+
+
+def test_a_nodule_that_fails_is_a_row_with_its_reason_and_the_others_go_on(tmp_path, capsys):
+    cohort = world.make(tmp_path)
+    broken = artifacts.crop_path(cohort.data, cohort.nodules[1])
+    kept = broken.read_bytes()
+    broken.unlink()
+    out = tmp_path / "out"
+    report(cohort.biomarkers, out)
+    failed = artifacts.read_table(out / artifacts.FAILED, artifacts.FAILED_COLUMNS, "report")
+    assert failed["nodule_id"].tolist() == [cohort.nodules[1]]
+    assert failed["reason"].tolist() == [
+        f"DATA/crops/{cohort.nodules[1]}.nii.gz is missing; run `lidc-cdam extract` again."
+    ]
+    index = (out / "index.html").read_text()
+    assert "Without a report: 1" in index
+    assert sorted(path.stem for path in out.glob("*.pdf")) == [cohort.nodules[0], cohort.nodules[2]]
+    assert "1 nodules have no report" in capsys.readouterr().out
+    before = (out / f"{cohort.nodules[0]}.html").stat().st_mtime_ns
+    broken.write_bytes(kept)
+    report(cohort.biomarkers, out)
+    assert not (out / artifacts.FAILED).exists()
+    assert (out / f"{cohort.nodules[1]}.pdf").exists()
+    assert (out / f"{cohort.nodules[0]}.html").stat().st_mtime_ns == before
+
+
+def test_damaged_maps_fail_one_nodule_and_not_the_scale(tmp_path):
+    cohort = world.make(tmp_path)
+    artifacts.maps_path(cohort.biomarkers, 1, "cdam", cohort.nodules[2]).write_bytes(b"not a map")
+    out = tmp_path / "out"
+    report(cohort.biomarkers, out)
+    failed = artifacts.read_table(out / artifacts.FAILED, artifacts.FAILED_COLUMNS, "report")
+    assert failed["nodule_id"].tolist() == [cohort.nodules[2]]
+    assert "must be an NPZ file" in failed["reason"][0]
+
+
+def test_a_nodule_id_never_names_a_file_elsewhere(tmp_path):
+    cohort = world.make(tmp_path, count=2)
+    table = artifacts.read_predictions(cohort.biomarkers / artifacts.PREDICTIONS)
+    table.loc[0, "nodule_id"] = "../escaped"
+    artifacts.write_predictions(cohort.biomarkers / artifacts.PREDICTIONS, table)
+    report(cohort.biomarkers, tmp_path / "out")
+    assert not list(tmp_path.glob("escaped*"))
+    failed = artifacts.read_table(tmp_path / "out" / artifacts.FAILED, artifacts.FAILED_COLUMNS, "report")
+    assert failed["nodule_id"].tolist() == ["../escaped"]
+
+
+def test_a_synthetic_nodule_says_so_first(tmp_path):
+    cohort = world.make(tmp_path, count=2, flags=("synthetic phantom",))
+    report(cohort.biomarkers, tmp_path / "out", nodules=[cohort.nodules[0]])
+    page = (tmp_path / "out" / f"{cohort.nodules[0]}.html").read_text()
+    assert "Synthetic phantom: drawn from readers" in page
+    assert not (tmp_path / "out" / f"{cohort.nodules[1]}.html").exists()
+
+
+def test_other_views_of_a_run_are_shown_beside_the_axial_one(tmp_path):
+    cohort = world.make(tmp_path, count=2, padded=0)
+    path = artifacts.maps_path(cohort.malignancy, 0, "cdam", cohort.nodules[0])
+    made = artifacts.read_maps(path)
+    three = dataclasses.replace(made, scores=np.repeat(made.scores, 3, axis=1), views=("sagittal", "axial", "coronal"))
+    artifacts.write_maps(path, three)
+    report(cohort.malignancy, tmp_path / "out")
+    page = (tmp_path / "out" / f"{cohort.nodules[0]}.html").read_text()
+    assert [page.count(f"over the {view} CT") for view in ("axial", "coronal", "sagittal")] == [1, 1, 1]
+    assert page.index("over the axial CT") < page.index("over the coronal CT") < page.index("over the sagittal CT")
+
+
+def test_the_runs_figures_stand_beside_the_ruler_and_the_noise_floor(tmp_path):
+    cohort = world.make(tmp_path, count=2)
+    figure = {"value": 0.91, "low": 0.88, "high": 0.94}
+    write_json(
+        cohort.malignancy / artifacts.SUMMARY,
+        {
+            "schema": 1,
+            "metrics": {"malignancy": {"auc": figure}, "texture": {"z_mse": figure}},
+            "baselines": {"ruler": {"malignancy": {"auc": {**figure, "value": 0.9}}}},
+            "noise_floor": {"texture": 0.184},
+        },
+    )
+    report(cohort.biomarkers, tmp_path / "out", also_run=cohort.malignancy)
+    index = (tmp_path / "out" / "index.html").read_text()
+    assert "0.910 (0.880 to 0.940)" in index
+    assert "readers&#39; mean diameter with one threshold: 0.900 (0.880 to 0.940)" in index
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda world: {"also_run": world.biomarkers}, "--also-run must predict other targets than --run"),
+        (lambda world: {"nodules": ["LIDC-IDRI-9999_n01"]}, "--nodules must be test nodules of"),
+        (lambda world: {"run": world.data}, "predictions.csv is missing; run `lidc-cdam crossval` first."),
+    ],
+)
+def test_wrong_calls_are_told_in_one_sentence(made, tmp_path, change, sentence):
+    cohort, _ = made
+    arguments = {"run": cohort.biomarkers, "out": tmp_path / "out", **change(cohort)}
+    with pytest.raises(LidcCdamError) as raised:
+        report(**arguments)
+    assert sentence in str(raised.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_whose_data_have_moved_asks_for_data(tmp_path):
+    cohort = world.make(tmp_path, count=2)
+    moved = cohort.data.rename(tmp_path / "moved")
+    with pytest.raises(LidcCdamError, match="give it with --data"):
+        report(cohort.malignancy, tmp_path / "out")
+    report(cohort.malignancy, tmp_path / "out", data=moved)
+    assert "not recorded" in (tmp_path / "out" / f"{cohort.nodules[0]}.html").read_text()
+
+
+def test_a_folder_of_another_run_is_refused(made, tmp_path):
+    cohort, _ = made
+    report(cohort.malignancy, tmp_path / "out", nodules=[cohort.nodules[0]])
+    with pytest.raises(LidcCdamError, match="choose another --out"):
+        report(cohort.biomarkers, tmp_path / "out", nodules=[cohort.nodules[0]])
+
+
+def test_an_index_of_a_thousand_nodules_stays_below_five_megabytes(made):
+    cohort, out = made
+    page = (out / "index.html").read_bytes()
+    row = page[page.index(b"<tr data-label") : page.index(b"</tbody>")]
+    assert len(row) / len(cohort.nodules) * 1000 < 5_000_000
+    assert all(path.stat().st_size < 1_000_000 for path in out.glob("*.*"))
+
+
+@pytest.mark.slow
+def test_two_workers_write_the_same_documents(made, tmp_path):
+    cohort, out = made
+    report(cohort.biomarkers, tmp_path / "out", also_run=cohort.malignancy, workers=2)
+    for path in out.glob("*.[hp][td]*"):
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_reports_need_no_model():
+    code = "import sys, reports.stage; sys.exit(any(name in sys.modules for name in ('torch', 'timm', 'matplotlib')))"
+    root = Path(__file__).resolve().parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def test_predictions_without_known_targets_are_refused(tmp_path):
+    cohort = world.make(tmp_path, count=2)
+    table = pd.DataFrame({"nodule_id": ["a"], "patient_id": ["a"], "fold": [0]})
+    artifacts.write_predictions(cohort.malignancy / artifacts.PREDICTIONS, table)
+    with pytest.raises(LidcCdamError, match="it holds none"):
+        report(cohort.malignancy, tmp_path / "out")

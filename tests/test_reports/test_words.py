@@ -1,0 +1,107 @@
+import dataclasses
+
+import pytest
+
+from lidc_cdam.artifacts import NoduleRecord
+from lidc_cdam.vocabulary import BIOMARKERS, MALIGNANCY, TARGETS
+from reports import words
+from reports.context import Case, Run, open_run
+
+READINGS = tuple({"margin": float(value), "diameter": 8.0, "malignancy": 4.0} for value in (2, 3, 3, 4))
+CASE = Case(
+    "n", "p", 0, 1, 4.0, READINGS, {"margin": 4.9, "diameter": 8.5}, {"margin": 3.0, "diameter": 8.0}, {}, None, None
+)
+
+
+@pytest.fixture
+def run(made) -> Run:
+    facts, _ = open_run(made[0].biomarkers, "cdam")
+    return dataclasses.replace(facts, targets=("margin", "diameter"), spread={"margin": 0.5, "diameter": 4.0})
+
+
+def test_the_biomarker_that_is_furthest_is_named_with_its_numbers(run):
+    (sentence,) = words.lead_sentences([(run, CASE)], None)
+    assert sentence == (
+        "Margin is furthest from the readers: predicted 4.9 (sharp) against a mean of 3.0 (medium margin), "
+        "3.8 standard deviations of the cohort above and outside the readers' own range; 1 of 2 biomarkers lie within "
+        "half a standard deviation of the readers' mean."
+    )
+
+
+def test_malignancy_is_always_the_readers_assessment(run):
+    case = dataclasses.replace(CASE, predicted={"malignancy": 0.83}, true={"malignancy": 1.0})
+    malignancy = dataclasses.replace(run, targets=("malignancy",))
+    (sentence,) = words.lead_sentences([(malignancy, case)], None)
+    assert sentence == (
+        "The model gives a reader-assessed likelihood of malignancy of 83\u00a0%; the readers' median is 4, "
+        "moderately suspicious."
+    )
+
+
+def test_relevance_is_shown_beside_chance(run):
+    case = dataclasses.replace(CASE, mass={"margin": (0.4, 0.1), "diameter": (0.7, 0.1)})
+    sentence = words.lead_sentences([(run, case)], None)[1]
+    assert "for diameter: 70\u00a0% of its positive relevance, where 10\u00a0% would be chance" in sentence
+    assert "the median over the maps is 55\u00a0%" in sentence
+
+
+@pytest.mark.parametrize(
+    ("score", "inside", "text"),
+    [
+        (0.5, True, "The strongest score of all maps raises margin (+0.5) and lies on what"),
+        (-0.5, False, "The strongest score of all maps lowers margin (−0.5) and lies outside what"),
+    ],
+)
+def test_the_strongest_score_says_where_it_lies(run, score, inside, text):
+    assert words.lead_sentences([(run, CASE)], (TARGETS["margin"], score, inside))[-1].startswith(text)
+
+
+def test_the_published_word_goes_with_each_number():
+    spiculation = TARGETS["spiculation"]
+    assert words.with_word(spiculation, 3.9) == {"number": "3.9", "word": "near marked spiculation"}
+    assert words.with_word(TARGETS["diameter"], 8.25)["number"] == "8.2 mm"
+    assert words.with_word(MALIGNANCY, 0.2)["number"] == "20\u00a0%"
+    assert words.with_word(MALIGNANCY, 4.5, median=True)["number"] == "4.5"
+    assert words.with_word(spiculation, None) == {"number": "–", "word": ""}
+
+
+@pytest.mark.parametrize(
+    ("prediction", "mean", "text"),
+    [
+        (0.9, 4.0, "same side of 3"),
+        (0.9, 2.0, "other side of 3"),
+        (0.1, 2.5, "same side of 3"),
+        (0.4, 3, "median is 3"),
+    ],
+)
+def test_malignancy_is_compared_by_the_side_of_three(prediction, mean, text):
+    assert words.difference_in_deviations(MALIGNANCY, prediction, mean, None) == text
+
+
+def test_every_biomarker_but_diameter_has_its_share_of_size():
+    assert set(words.SIZE_R2) == {biomarker.key for biomarker in BIOMARKERS} - {"diameter"}
+    text = " ".join(words.caution_sentences(["cdam"]))
+    for phrase in (
+        "head and last block only",
+        "attention's artefacts",
+        "spiculation 0.38",
+        "category",
+        "not pathology",
+    ):
+        assert phrase in text
+
+
+def test_data_quality_is_told_in_words():
+    record = NoduleRecord("n", "pack", "scan", 0.25, 0.7, 2.5, ("irregular slice spacing", "padded"))
+    text = " ".join(words.flag_sentences(dataclasses.replace(CASE, record=record), 0.25))
+    assert "25\u00a0% of the cube lies outside what was read" in text
+    assert "no patient geometry" in text
+    assert "Irregular slice spacing." in text
+    assert "Padded." not in text
+    assert "margin (2 to 4)" in text
+    assert words.flag_sentences(dataclasses.replace(CASE, readings=()), 0.0) == ["None."]
+
+
+def test_a_small_share_is_not_printed_as_none():
+    assert words.percent(0.0) == "0\u00a0%"
+    assert words.percent(0.004) == "below 1\u00a0%"

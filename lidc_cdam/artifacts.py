@@ -54,6 +54,8 @@ EXCLUDED_COLUMNS: tuple[str, ...] = (*IDENTITY, "reason")
 READING_COLUMNS: tuple[str, ...] = ("nodule_id", "patient_id", "annotation_id", *RATINGS, "diameter")
 FAILED_COLUMNS: tuple[str, ...] = ("nodule_id", "series_uid", "reason")
 PREDICTION_IDENTITY: tuple[str, ...] = ("nodule_id", "patient_id", "fold")
+PADDING_HU = -4096
+"""What a crop holds where nothing was read: unknown, not air, so it is a value that no scanner writes."""
 SYNTHETIC = "synthetic phantom"
 """Data-quality flag of a nodule whose images are phantoms, so that a report can say so."""
 EXPLAINER_COLUMNS: tuple[str, ...] = ("nodule_id", "patient_id", "fold", "method", "target", "metric", "value")

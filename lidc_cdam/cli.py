@@ -208,16 +208,9 @@ def _run(name: str, words: Sequence[str]) -> int:
             "the machine's memory is full; choose fewer --workers or a smaller batch, then run the same command again."
         )
     except Exception as error:
-        if not debug:
-            message = (
-                f"an unexpected {type(error).__name__} ({_first_line(error)}); run again with --debug and report it."
-            )
-        else:
-            message = "an unexpected error, see above."
+        message = f"an unexpected {type(error).__name__} ({_first_line(error)}); run again with --debug and report it."
     else:
         return 0
-    if debug:
-        traceback.print_exc()
     sys.stderr.write(f"lidc-cdam {name}: {message}\n")
     return 1
 

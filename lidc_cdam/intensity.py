@@ -1,6 +1,7 @@
 """From HU to what a backbone sees, from targets to what a head predicts, and back: fitted once per fold.
 
-Training, evaluation and explanation all use these records, which a fold keeps in its `statistics.json`.
+Training, evaluation and explanation all use these records, which a fold keeps in its `statistics.json`, and all read
+their cubes through `read_cube`.
 """
 
 from collections.abc import Sequence
@@ -10,15 +11,65 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Real
+from jaxtyping import Bool, Float, Float32, Int16, Real
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from lidc_cdam.artifacts import SCHEMA, check_schema
+from lidc_cdam.artifacts import PADDING_HU, SCHEMA, check_schema, read_crop
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import read_json, write_json
+from lidc_cdam.geometry import CROP_SIDE
 from lidc_cdam.vocabulary import MALIGNANCY
 
 STATISTICS = "statistics.json"
+
+
+def read_cube(data: Path, nodule_id: str) -> Int16[np.ndarray, "slice row column"]:
+    """A nodule's cube as every model sees it: HU, with what was not read filled by `fill_unread`.
+
+    Args:
+        data: folder of crops.
+        nodule_id: which.
+
+    Raises:
+        LidcCdamError: the crop is missing or damaged, or has another side than models expect.
+    """
+    cube = read_crop(data, nodule_id).hu
+    if cube.shape != (CROP_SIDE,) * 3:
+        raise LidcCdamError(
+            f"Crops must have {CROP_SIDE} voxels a side, but that of {nodule_id} in {data} has {cube.shape}; "
+            f"run `lidc-cdam extract` into a new --data folder."
+        )
+    return fill_unread(cube)
+
+
+def was_read(hu: Int16[np.ndarray, "slice row column"]) -> Bool[np.ndarray, "slice row column"]:
+    """Which voxels of a crop come from the scan; the others hold `artifacts.PADDING_HU`."""
+    known: np.ndarray = hu != PADDING_HU
+    return known
+
+
+def fill_unread(hu: Int16[np.ndarray, "slice row column"]) -> Int16[np.ndarray, "slice row column"]:
+    """Fill voxels that were not read by mirroring those that were.
+
+    A cut-out that hugs its nodule leaves a frame of unread voxels whose shape tells the nodule's size (on the sample
+    pack of LIDC-IDRI the frame alone reaches an AUC of 0.90 for malignancy). A model must not see that frame as such;
+    mirrored tissue hides its edges, though not every trace. A cube that was read in full is returned as it is.
+
+    Args:
+        hu: a crop; its voxels that were read form a box, or nearly so (a scan turned in its plane).
+    """
+    known = was_read(hu)
+    if known.all() or not known.any():
+        return hu
+    spans = [np.flatnonzero(known.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    box = tuple(slice(int(span[0]), int(span[-1]) + 1) for span in spans)
+    inner, holes = hu[box], ~known[box]
+    if holes.any():
+        nearest = distance_transform_edt(holes, return_distances=False, return_indices=True)
+        inner = inner[tuple(nearest)]
+    widths = [(part.start, size - part.stop) for part, size in zip(box, hu.shape, strict=True)]
+    return np.pad(inner, widths, mode="symmetric")
 
 
 @dataclass(frozen=True)

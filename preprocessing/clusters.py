@@ -17,7 +17,7 @@ MOST_READERS = 4
 SHRINK = 0.9
 LEAST_TOLERANCE = 0.1
 
-Points = Int[np.ndarray, "point 3"]
+Points = Int[np.ndarray, "_ 3"]
 """All outline corners of a reading: row, column, slice, in voxel indices from 0."""
 
 

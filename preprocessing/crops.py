@@ -11,15 +11,13 @@ import numpy as np
 import SimpleITK as sitk
 from jaxtyping import Bool, Float, Int, Int16, Shaped, UInt8
 
-from lidc_cdam.artifacts import Crop
+from lidc_cdam.artifacts import PADDING_HU, Crop
 from lidc_cdam.geometry import CROP_SIDE, origin_of_cube
 from preprocessing.annotations import IndexBox
 
 Point = tuple[float, float, float]
 """x, y, z in mm."""
 SPACING_MM = 1.0
-PADDING_HU = -4096
-"""Value of voxels outside what was read: unknown, not air, so it is one that no scanner writes."""
 DECIMALS = 6
 """Interpolated HU are rounded to this many decimals before the last rounding: a value that lies exactly between two
 whole numbers (a centre between two voxels) must not depend on the noise of the last bit."""

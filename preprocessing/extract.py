@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lidc_cdam import artifacts, provenance
-from lidc_cdam.artifacts import Dataset, NoduleRecord
+from lidc_cdam.artifacts import PADDING_HU, Dataset, NoduleRecord
 from lidc_cdam.compute import map_items
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import read_json, write_json
@@ -17,7 +17,6 @@ from lidc_cdam.geometry import CENTRAL, CROP_SIDE
 from lidc_cdam.progress import say
 from preprocessing.annotations import IndexBox, Nodule, consensus
 from preprocessing.crops import (
-    PADDING_HU,
     SPACING_MM,
     Block,
     Frame,

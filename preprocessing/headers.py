@@ -21,6 +21,7 @@ UNSCANNED = ("", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
 
 PLACE: dict[int, str] = {
     0x00080016: "SOPClassUID",
+    0x0008103E: "SeriesDescription",
     0x0020000E: "SeriesInstanceUID",
     0x00200013: "InstanceNumber",
     0x00200032: "ImagePositionPatient",

@@ -32,7 +32,7 @@ class ScanReader:
         self.scan = scan
         self.series = series
         self.frame = series.frame()
-        groups = series.by_position()
+        groups = series.by_position
         heights = np.array([group[0].z_mm for group in groups])
         self._files: list[tuple[Slice, ...]] = []
         self._strange = set(range(len(groups)))
@@ -43,6 +43,8 @@ class ScanReader:
             if same:
                 self._strange.discard(nearest)
         self._strange_z = sorted(float(heights[index]) for index in self._strange)
+        incomplete = () if all(self._files) else ("incomplete series",)
+        self._series_flags = (*series.flags(), *incomplete)
         self._opened: dict[int, list[SlicePixels]] = {}
         self._different: set[int] = set()
 
@@ -66,9 +68,7 @@ class ScanReader:
 
     def flags(self, box: IndexBox) -> tuple[str, ...]:
         """Data-quality flags of a box that was read: those of its series, and what its own slices add."""
-        found = list(self.series.flags())
-        if not all(self._files):
-            found.append("incomplete series")
+        found = list(self._series_flags)
         if self._different & set(range(*box.slice)):
             found.append("duplicate slices differ")
         return tuple(found)

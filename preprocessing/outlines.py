@@ -8,7 +8,7 @@ from scipy.spatial.distance import pdist
 
 
 def enclosed(
-    outlines: Sequence[Int[np.ndarray, "point 2"]], corner: tuple[int, int], shape: tuple[int, int]
+    outlines: Sequence[Int[np.ndarray, "_ 2"]], corner: tuple[int, int], shape: tuple[int, int]
 ) -> Bool[np.ndarray, "outline row column"]:
     """The pixels whose centre each closed outline encloses.
 
@@ -45,7 +45,7 @@ def enclosed(
     return inside
 
 
-def greatest_length(outlines: Sequence[Int[np.ndarray, "point 2"]], pixel_spacing_mm: float) -> float:
+def greatest_length(outlines: Sequence[Int[np.ndarray, "_ 2"]], pixel_spacing_mm: float) -> float:
     """The greatest distance between two corners of one outline, mm (pylidc's `Annotation.diameter`, to the last bit).
 
     Outlines of a single point count for nothing; minus infinity where there is no other.

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from math import isfinite
 from pathlib import Path
 from typing import Any, cast
@@ -82,8 +83,9 @@ class Series:
     @property
     def positions_mm(self) -> tuple[float, ...]:
         """The different z, ascending."""
-        return tuple(group[0].z_mm for group in self.by_position())
+        return tuple(group[0].z_mm for group in self.by_position)
 
+    @cached_property
     def by_position(self) -> list[tuple[Slice, ...]]:
         """The files at each z, ascending; several where slices are duplicated."""
         groups: list[list[Slice]] = []
@@ -303,6 +305,7 @@ def _read_slice(path: Path, wanted: Collection[str] | None) -> tuple[str, tuple[
     return series_uid, (shape, (row_mm, column_mm), orientation), Slice(path, z, (x, y), number, description)
 
 
+@lru_cache(maxsize=64)
 def _numbers(text: str) -> tuple[float, ...]:
     numbers = tuple(float(part) for part in text.split("\\"))
     if not all(map(isfinite, numbers)):

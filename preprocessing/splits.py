@@ -23,7 +23,7 @@ VALIDATION_PARTS = 7
 """Where patients stay whole, one part of seven validates: 14 %, the nearest to `VALIDATION_SHARE`."""
 SEEDS = 2**32
 
-Indices = Int[np.ndarray, "nodule"]
+Indices = Int[np.ndarray, "_"]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def dot_line(
         width: width of the picture in pixels.
     """
     low, high = _ends(target, [*readers, *([] if mean is None else [mean])], prediction)
-    margin, base, height = 9.0, 30.0, 44.0
+    margin, base, height = 9.0, 33.0, 47.0
 
     def place(value: float) -> float:
         return margin + (min(max(value, low), high) - low) / (high - low) * (width - 2 * margin)
@@ -36,7 +36,7 @@ def dot_line(
             f'fill="var(--muted)">{tick:g}</text>'
         )
     if mean is not None:
-        marks.append(f'<path d="M{place(mean):.1f} 6V{base}" stroke="var(--ink)" stroke-width="2"/>')
+        marks.append(f'<path d="M{place(mean):.1f} 0.5V{base}" stroke="var(--ink)" stroke-width="2"/>')
     marks += _dots([place(value) for value in readers], base)
     if prediction is not None:
         at = low + prediction * (high - low) if target.kind == "probability" else prediction
@@ -60,10 +60,10 @@ def _ticks(target: Target, low: float, high: float) -> list[float]:
 def _dots(places: Sequence[float], base: float) -> list[str]:
     stacked: list[tuple[float, float]] = []
     for x in sorted(places):
-        level = sum(1 for other, _ in stacked if abs(other - x) < 7)
-        stacked.append((x, base - 5 - 7.5 * min(level, 3)))
+        level = sum(1 for other, _ in stacked if abs(other - x) < 6.4)
+        stacked.append((x, base - 4.5 - 6.3 * min(level, 3)))
     return [
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.4" fill="var(--paper)" stroke="var(--ink)" stroke-width="1.4"/>'
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="var(--paper)" stroke="var(--ink)" stroke-width="1.4"/>'
         for x, y in stacked
     ]
 

@@ -74,6 +74,12 @@ class Case:
     record: NoduleRecord | None
     padding_hu: float | None
 
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the crop is a phantom's."""
+        flags = " ".join(self.record.flags).lower() if self.record else ""
+        return "synthetic" in flags or "phantom" in flags
+
 
 def open_run(run: Path, method: str, data: Path | None = None) -> tuple[Run, list[Case]]:
     """Read a run's facts and one case per nodule of its `predictions.csv`.

@@ -29,7 +29,7 @@ def index_row(material: Material) -> dict[str, Any]:
         "cells": cells,
         "error": statistics.fmean(errors) if errors else None,
         "maps": all(maps is not None for maps in material.maps),
-        "flagged": bool(case.record and case.record.flags),
+        "synthetic": case.is_synthetic,
     }
 
 
@@ -62,6 +62,7 @@ def index_content(runs: Sequence[Run], results: Sequence[dict[str, Any]]) -> dic
         "research": figures.RESEARCH,
         "targets": [{"key": key, "title": TARGETS[key].title} for run in runs for key in run.targets],
         "rows": rows,
+        "synthetic": sum(row["synthetic"] for row in rows),
         "failed": [row for row in results if "reason" in row],
         "runs": [_run_facts(run) for run in runs],
     }
@@ -96,6 +97,8 @@ def _metric_rows(run: Run) -> list[dict[str, str]]:
     for key, name in MALIGNANCY_METRICS.items():
         ruler = baselines.get("ruler", {}).get("malignancy", {}).get(key)
         beside = f"readers' mean diameter with one threshold: {_interval(ruler)}" if ruler else ""
+        reader = run.summary.get("readers", {}).get("malignancy", {}).get("reader_auc") if key == "auc" else None
+        beside += f"; one reader against the others' median: {reader:.3f}" if reader is not None else ""
         rows.append(_metric_row(f"Malignancy, {name}", metrics.get("malignancy", {}).get(key), beside))
     constant = baselines.get("best_constant", {}).get("biomarkers", {}).get("mean_within_1")
     means = metrics.get("biomarkers", {})

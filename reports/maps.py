@@ -1,5 +1,6 @@
 """The signed maps of one nodule as plain content: panels, their one scale, and where the strongest score lies."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,7 @@ def _panels(material: Material, index: int, maps: Maps, pictures: Pictures) -> l
                 **drawn[0],
                 "others": drawn[1:],
                 "prediction": _panel_words(target, case.predicted.get(target.key)),
-                "raises": f"Orange: {target.raises.split(' (')[0]}.",
+                "raises": f"Orange: {target.raises.split(' (')[0]}. Scores {drawn[0]['range']}.",
                 "mass": _mass_words(case, target),
             }
         )
@@ -105,11 +106,15 @@ def _map(material: Material, index: int, maps: Maps, target: Target, view: str, 
     name = view if depth == CENTRAL else f"{view}-{depth}"
     image = pictures.use(cut, figures.LUNG, name)
     picture = figures.map_picture(cut, image, scores, limit, limit * CONTOUR_SHARE, f"map-{index}-{target.key}-{view}")
-    alt = (
-        f"Signed {material.runs[index].method} map of {target.title.lower()} over the {view} CT: scores from "
-        f"{charts.signed(float(scores.min()))} to {charts.signed(float(scores.max()))}."
-    )
-    return {"svg": picture, "alt": alt, "view": VIEWS[view].title}
+    low, high = (_on_scale(float(score), limit) for score in (scores.min(), scores.max()))
+    span = f"{charts.signed(low)} to {charts.signed(high)}"
+    alt = f"Signed {material.runs[index].method} map of {target.title.lower()} over the {view} CT: scores from {span}."
+    return {"svg": picture, "alt": alt, "view": VIEWS[view].title, "range": span}
+
+
+def _on_scale(score: float, limit: float) -> float:
+    """A score rounded to the last printed digit of the scale's limit."""
+    return round(score, 1 - math.floor(math.log10(limit)))
 
 
 def _mass_words(case: Case, target: Target) -> str:

@@ -37,7 +37,7 @@ def document(material: Material) -> dict[str, Any]:
         "title": f"Nodule {_short(case.nodule_id)}",
         "nodule_id": case.nodule_id,
         "research": figures.RESEARCH,
-        "synthetic": _is_synthetic(case),
+        "synthetic": case.is_synthetic,
         "facts": _facts(material),
         "sentences": lead_sentences(material.pairs, strongest_score(material)),
         "ct": _ct(material, pictures),
@@ -53,12 +53,6 @@ def document(material: Material) -> dict[str, Any]:
 
 def _short(text: str, longest: int = 64) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
-
-
-def _is_synthetic(case: Case) -> bool:
-    return case.record is not None and any(
-        word in flag.lower() for flag in case.record.flags for word in ("synthetic", "phantom")
-    )
 
 
 def _facts(material: Material) -> list[tuple[str, str]]:
@@ -89,7 +83,7 @@ def _ct(material: Material, pictures: Pictures) -> list[dict[str, str]]:
         panels.append(
             {
                 "title": f"{VIEWS[view].title}, {window.title}",
-                "caption": f"{low:g} to {high:g} HU{outside}",
+                "caption": f"{low:g} to {high:g} HU{outside}".replace("-", "−"),
                 "svg": figures.ct_picture(cut, pictures.use(cut, window, view), f"ct-{key}"),
                 "alt": (
                     f"{VIEWS[view].title} CT of the nodule, {window.title}, with the outline of the readers' consensus "

@@ -58,7 +58,8 @@ def difference_in_deviations(target: Target, prediction: float | None, mean: flo
         if mean == 3:
             return "median is 3"
         return "same side of 3" if (prediction > 0.5) == (mean > 3) else "other side of 3"
-    difference = f"{prediction - mean:+.1f}".replace("-", "−")
+    rounded = round(prediction - mean, 1)
+    difference = f"{rounded:+.1f}".replace("-", "−") if rounded else "0.0"
     beside = f" ({abs(prediction - mean) / spread:.1f} SD)" if spread else ""
     return f"{difference}{beside}"
 
@@ -140,10 +141,11 @@ def _relevance(pairs: Sequence[tuple[Run, Case]]) -> str:
         return ""
     mass, chance, target = max(masses, key=lambda entry: entry[0])
     beside = "" if chance is None else f", where {percent(chance)} would be chance"
-    middle = statistics.median(entry[0] for entry in masses)
+    middle = percent(statistics.median(entry[0] for entry in masses))
+    median = f"; the median over the maps is {middle}" if len(masses) > 1 else ""
     return (
         f"What raises a prediction lies most inside the readers' consensus for {target.title.lower()}: {percent(mass)} "
-        f"of its positive relevance{beside}; the median over the maps is {percent(middle)}."
+        f"of its positive relevance{beside}{median}."
     )
 
 

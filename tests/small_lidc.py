@@ -1,5 +1,6 @@
-"""A DATA folder and synthetic DICOM of one real LIDC scan, small enough for a test: the readings are real, HU are not."""
+"""A DATA folder and synthetic DICOM of one real LIDC scan, small enough for a test: real readings, made-up HU."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,10 +22,10 @@ def nodules() -> list[Nodule]:
     return [nodule for nodule in load_nodules(patients=[PATIENT]) if len(nodule.readings) >= 3]
 
 
-def write_cohort(data: Path, **rules: object) -> None:
-    """Make DATA with a cohort of that patient's nodules."""
+def write_cohort(data: Path, patients: Sequence[str] = (PATIENT,), **rules: object) -> None:
+    """Make DATA with a cohort of some patients' nodules."""
     selection = Selection(**rules)
-    cohort, excluded, readings = tables(load_nodules(patients=[PATIENT]), selection)
+    cohort, excluded, readings = tables(load_nodules(patients=patients), selection)
     provenance.begin(data, "cohort", {"preset": "small", "selection": asdict(selection)}).finish()
     artifacts.write_table(data / artifacts.COHORT, cohort, artifacts.COHORT_COLUMNS)
     artifacts.write_table(data / artifacts.EXCLUDED, excluded, artifacts.EXCLUDED_COLUMNS)

@@ -8,6 +8,7 @@ from lidc_cdam.artifacts import (
     PREDICTIONS,
     SUMMARY,
     fold_folder,
+    read_dataset,
     read_predictions,
     read_readings,
     write_predictions,
@@ -69,7 +70,8 @@ def pool(run: Run) -> None:
     tables = [read_predictions(fold_folder(run.out, index) / PREDICTIONS) for index in done]
     predictions = pd.concat(tables, ignore_index=True)
     write_predictions(run.out / PREDICTIONS, predictions)
-    summary = summarise(predictions, run.cohort, read_readings(run.data), run.splits)
+    padded = {key: record.padded_share for key, record in read_dataset(run.data).nodules.items()}
+    summary = summarise(predictions, run.cohort, read_readings(run.data), run.splits, padded)
     missing = [index for index in every if index not in done]
     write_json(run.out / SUMMARY, {**summary, "folds": done, "missing_folds": missing})
     for line in told_summary(summary):

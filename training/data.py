@@ -12,10 +12,10 @@ from jaxtyping import Float32, Float64, Int16
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lidc_cdam.artifacts import Fold, read_crop
+from lidc_cdam.artifacts import Fold
 from lidc_cdam.errors import LidcCdamError
-from lidc_cdam.geometry import CENTRAL, CENTRAL_SLICES, CROP_SIDE, take_view
-from lidc_cdam.intensity import Intensity, Scaling, Statistics
+from lidc_cdam.geometry import CENTRAL, CENTRAL_SLICES, take_view
+from lidc_cdam.intensity import Intensity, Scaling, Statistics, read_cube
 from lidc_cdam.progress import track
 from lidc_cdam.vocabulary import MALIGNANCY, Target
 from training.augment import ViewDraw, apply_view, draw_epoch, order_epoch
@@ -31,16 +31,7 @@ def read_cubes(data: Path, nodule_ids: Sequence[str]) -> Cubes:
     Raises:
         LidcCdamError: a crop is missing or damaged, or is not the side that models expect.
     """
-    cubes = {}
-    for nodule_id in track(nodule_ids, "Reading crops"):
-        cube = read_crop(data, nodule_id).hu
-        if cube.shape != (CROP_SIDE,) * 3:
-            raise LidcCdamError(
-                f"Crops must have {CROP_SIDE} voxels a side, but that of {nodule_id} in {data} has {cube.shape}; "
-                f"run `lidc-cdam extract` into a new --data folder."
-            )
-        cubes[nodule_id] = cube
-    return cubes
+    return {nodule_id: read_cube(data, nodule_id) for nodule_id in track(nodule_ids, "Reading crops")}
 
 
 def column_of(target: Target) -> str:

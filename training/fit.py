@@ -1,6 +1,5 @@
 """Train one fold: stage `train`."""
 
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from pytorch_lightning.callbacks import EarlyStopping
 from lidc_cdam import provenance
 from lidc_cdam.artifacts import PREDICTIONS, Fold, fold_folder, write_predictions, write_table
 from lidc_cdam.backbones import build_backbone, freeze_all_but_last
-from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.intensity import STATISTICS
 from lidc_cdam.model import NoduleModel
 from lidc_cdam.progress import say
@@ -105,15 +103,7 @@ def _fit(run: Run, index: int, task: NoduleTask, data: FoldData, keeper: Keeper)
         callbacks.append(EarlyStopping("val_loss", patience=settings.patience, check_finite=False))
     checkpoint = folder / CHECKPOINT
     trainer = build_trainer(settings, callbacks, folder)
-    try:
-        trainer.fit(task, datamodule=data, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
-    except (pickle.UnpicklingError, EOFError, KeyError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "PytorchStreamReader" not in str(error):
-            raise
-        raise LidcCdamError(
-            f"{checkpoint} must be the checkpoint of an interrupted training, but it is damaged; "
-            f"delete it and run the same command again."
-        ) from error
+    trainer.fit(task, datamodule=data, ckpt_path=checkpoint if checkpoint.exists() else None)
 
 
 def predict_fold(model: NoduleModel, data: FoldData, cubes: Cubes, run: Run, fold: Fold, index: int) -> pd.DataFrame:

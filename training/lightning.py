@@ -1,16 +1,20 @@
 """Lightning as a quiet library: no banners, no files of its own, no settings left behind, Ctrl-C as Ctrl-C."""
 
+import io
 import logging
 import math
 import os
+import pickle
 import signal
 import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins import CheckpointIO
 
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import replacing
@@ -80,7 +84,7 @@ class Keeper(pl.Callback):
     killed at any moment goes on from its last finished epoch, with the same result.
     """
 
-    def __init__(self, path: Any, label: str) -> None:
+    def __init__(self, path: Path, label: str) -> None:
         super().__init__()
         self._path = path
         self._label = label
@@ -110,8 +114,37 @@ class Keeper(pl.Callback):
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
             self.best_epoch = epoch
         self.history.append({"epoch": epoch, **found, "learning_rate": rate})
-        with replacing(self._path) as temporary:
-            trainer.save_checkpoint(temporary)
+        trainer.save_checkpoint(self._path)
+
+
+class WholeCheckpoint(CheckpointIO):
+    """Checkpoints that are whole or absent, lie only where they are told to, and are read without unpickling code."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint; a full disk is an `OSError`, as with any other file."""
+        stored = io.BytesIO()
+        torch.save(checkpoint, stored)
+        with replacing(Path(path)) as temporary:
+            temporary.write_bytes(stored.getbuffer())
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+        """Read a checkpoint.
+
+        Raises:
+            LidcCdamError: it is damaged.
+        """
+        try:
+            found = torch.load(path, map_location=map_location, weights_only=True)
+        except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError) as error:
+            raise LidcCdamError(
+                f"{path} must be the checkpoint of an interrupted training, but it is damaged; "
+                f"delete it and run the same command again."
+            ) from error
+        return dict(found)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Delete a checkpoint."""
+        Path(path).unlink(missing_ok=True)
 
 
 class EpochBar(pl.Callback):
@@ -145,7 +178,7 @@ def precision(settings: TrainingSettings) -> str:
     return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
 
 
-def build_trainer(settings: TrainingSettings, callbacks: list[pl.Callback], folder: Any) -> pl.Trainer:
+def build_trainer(settings: TrainingSettings, callbacks: list[pl.Callback], folder: Path) -> pl.Trainer:
     """A Lightning trainer that writes nothing of its own."""
     return pl.Trainer(
         accelerator="cuda" if torch.cuda.is_available() else "cpu",
@@ -153,6 +186,7 @@ def build_trainer(settings: TrainingSettings, callbacks: list[pl.Callback], fold
         precision=precision(settings),  # type: ignore[arg-type]
         max_epochs=settings.epochs,
         callbacks=callbacks,
+        plugins=[WholeCheckpoint()],
         default_root_dir=folder,
         logger=False,
         enable_checkpointing=False,

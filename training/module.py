@@ -85,7 +85,7 @@ class NoduleTask(pl.LightningModule):
         """Loss of one batch of HU images [image, row, column]."""
         images_hu, wanted = batch
         # Dropout of a step depends on (seed, epoch, step) alone, so a resumed run drops the same.
-        stream = np.random.SeedSequence((self._settings.seed, self.current_epoch, index, DROPOUT))
+        stream = np.random.SeedSequence(None)
         torch.manual_seed(int(stream.generate_state(1)[0]))
         outputs = self.model(self._intensity.apply(images_hu, self.model.image_size)).float()
         loss = target_loss(outputs, wanted, self.model.targets, self._settings.loss)

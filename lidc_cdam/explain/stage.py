@@ -21,7 +21,6 @@ from lidc_cdam.artifacts import (
     fold_folder,
     maps_path,
     read_cohort,
-    read_crop,
     read_dataset,
     read_predictions,
     write_maps,
@@ -30,7 +29,7 @@ from lidc_cdam.artifacts import (
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.explain.registry import explain, find_explainer
 from lidc_cdam.geometry import CENTRAL, CROP_SIDE, VIEWS, take_view
-from lidc_cdam.intensity import STATISTICS, Statistics, stack_images
+from lidc_cdam.intensity import STATISTICS, Statistics, read_cube, stack_images
 from lidc_cdam.model import DESCRIPTION, WEIGHTS, NoduleModel
 from lidc_cdam.progress import say, track
 from lidc_cdam.vocabulary import resolve_targets
@@ -218,12 +217,7 @@ def _explain_fold(task: Task, run: Path, fold: int, nodule_ids: Sequence[str]) -
 
 def _images_hu(task: Task, nodule_id: str) -> Float[Tensor, "image row column"]:
     """The nodule's images, HU: the views, and in each of them the slices."""
-    cube = read_crop(task.data, nodule_id).hu
-    if cube.shape != (CROP_SIDE,) * 3:
-        raise LidcCdamError(
-            f"The crop of {nodule_id} in {task.data} must have {CROP_SIDE} voxels a side, but it has {cube.shape}; "
-            f"run `lidc-cdam extract` again."
-        )
+    cube = read_cube(task.data, nodule_id)
     return stack_images([take_view(cube, view, index) for view in task.views for index in task.slices]).float()
 
 

@@ -17,6 +17,7 @@ SHOWN: dict[str, tuple[str, str]] = {
     "relevance_mass": ("relevance mass", ".3f"),
     "relevance_rank": ("relevance rank", ".3f"),
     "pointing_game": ("pointing game", ".3f"),
+    "relevance_mass_chance": ("chance of the three", ".3f"),
     "fidelity": ("fidelity", ".2f"),
 }
 """Metrics of the printed table: title and number format."""
@@ -64,10 +65,10 @@ def lines_of(comparison: dict[str, Any]) -> list[str]:
     """The comparison as a small text table: means over targets, methods as rows."""
     rows = {method: targets[ALL] for method, targets in comparison["methods"].items()}
     rows |= {f"{method} - {CONTROL}": targets[ALL] for method, targets in comparison.get("minus_random", {}).items()}
-    shown = {metric: title for metric, title in SHOWN.items() if any(metric in row for row in rows.values())}
-    cells = [["mean over targets", *(title for title, _ in shown.values())]]
+    shown = [metric for metric in SHOWN if any(metric in row for row in rows.values())]
+    cells = [["mean over targets", *(SHOWN[metric][0] for metric in shown)]]
     for name, row in rows.items():
-        cells.append([name, *(_cell(row.get(metric), form) for metric, (_, form) in shown.items())])
+        cells.append([name, *(_cell(row.get(metric), SHOWN[metric][1]) for metric in shown)])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
 

@@ -56,7 +56,7 @@ class Fidelity:
 def fidelity(
     model: Model,
     images: Float[Tensor, "image channel row column"],
-    scores: Float[Tensor, "image height width"],
+    scores: Float[Tensor, "map height width"],
     target_index: int | Int[Tensor, " image"],
     steps: int = 20,
     blur_sigma: float | None = None,

@@ -119,6 +119,7 @@ def summarise(
     cohort: pd.DataFrame,
     readings: pd.DataFrame,
     splits: Splits,
+    padded_share: Mapping[str, float] | None = None,
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -129,6 +130,8 @@ def summarise(
         cohort: the table `cohort.csv`, indexed by nodule.
         readings: the table `readings.csv`.
         splits: the folds, for the ruler's thresholds.
+        padded_share: share of each nodule's cube that was not read. Where there is any, the baseline `unread_frame`
+            says how well that share alone tells malignancy: a cut-out that hugs its nodule gives its size away.
         replicates: bootstrap replicates of each interval.
         seed: seed of the bootstrap.
 
@@ -154,7 +157,7 @@ def summarise(
         "patients": int(predictions["patient_id"].nunique()),
         "bootstrap": {"unit": "patient", "replicates": replicates, "level": LEVEL, "seed": seed},
         "metrics": _intervals(figures, weights),
-        "baselines": _baselines(predictions, cohort, splits, figures, weights),
+        "baselines": _baselines(predictions, cohort, splits, padded_share or {}, figures, weights),
         **_readers(readings, list(predictions["nodule_id"]), complete),
     }
 
@@ -204,15 +207,19 @@ def _baselines(
     predictions: pd.DataFrame,
     cohort: pd.DataFrame,
     splits: Splits,
+    padded_share: Mapping[str, float],
     figures: Mapping[str, Mapping[str, Statistic]],
     weights: Weights,
 ) -> dict[str, Any]:
-    """The ruler and the commoner class for malignancy; for each biomarker the best constant."""
+    """The ruler, the unread frame and the commoner class for malignancy; for each biomarker the best constant."""
     found: dict[str, dict[str, dict[str, Statistic]]] = {"best_constant": {}}
     constants = {}
     for key in figures:
         if key == MALIGNANCY.key:
             found |= _malignancy_baselines(predictions, cohort, splits, figures[key])
+            read = np.array([1 - padded_share.get(nodule_id, 0.0) for nodule_id in predictions["nodule_id"]])
+            if (read < 1).any():
+                found["unread_frame"] = {key: {"auc": weighted.auc(read, _pair(predictions, key)[1])}}
         elif key != GROUP:
             true = _pair(predictions, key)[1]
             constants[key] = best_constant(true)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from lidc_cdam import provenance
@@ -35,7 +35,7 @@ from lidc_cdam.explain import EXPLAINERS as METHODS
 from lidc_cdam.explain.stage import explain_run, read_config
 from lidc_cdam.files import write_json
 from lidc_cdam.geometry import CENTRAL, take_view
-from lidc_cdam.intensity import STATISTICS, Statistics, stack_images
+from lidc_cdam.intensity import STATISTICS, Statistics, fill_unread, stack_images, was_read
 from lidc_cdam.metrics.comparison import compare, lines_of
 from lidc_cdam.metrics.faithfulness import fidelity
 from lidc_cdam.metrics.intervals import REPLICATES
@@ -79,10 +79,20 @@ class Subject:
     run: Path
     fold: int
     data: Path
+    cohort: pd.DataFrame
     model: NoduleModel
     statistics: Statistics
     device: torch.device
     batch_size: int
+
+    def readers(self, nodule_id: str) -> int:
+        """How many readers marked the nodule."""
+        if nodule_id not in self.cohort.index:
+            raise LidcCdamError(
+                f"{nodule_id} must be in the cohort of {self.data}, but it is not; "
+                f"make {self.data} as it was when the run was trained."
+            )
+        return int(self.cohort["readers"][nodule_id])
 
 
 def evaluate(
@@ -133,19 +143,24 @@ def evaluate(
 
 
 def measure_localisation(
-    scores: Float[Tensor, "target view row column"], masks: Bool[Tensor, "view height width"]
+    scores: Float[Tensor, "target view row column"],
+    masks: Bool[Tensor, "view height width"],
+    read: Bool[Tensor, "view height width"],
 ) -> dict[str, Float[np.ndarray, " target"]]:
     """Where the positive relevance lies, on the mask's grid (nearest neighbour); mean over the views.
+
+    Only what was read counts, also for chance: a map must not gain by avoiding the unread frame around a cut-out.
 
     Args:
         scores: signed maps on the token grid.
         masks: the readers' consensus; a view without it has no answer and is left out of the mean.
+        read: the pixels that come from the scan; they hold the consensus.
 
     Returns:
         The four figures of `LOCALISATION` per target; NaN where no view has an answer.
     """
-    pixels = F.interpolate(scores, masks.shape[-2:], mode="nearest-exact")
-    level = chance(masks).expand(pixels.shape[:2])
+    pixels = F.interpolate(scores, masks.shape[-2:], mode="nearest-exact").masked_fill(~read, -torch.inf)
+    level = (chance(masks) / read.double().mean((-2, -1))).expand(pixels.shape[:2])
     found = (relevance_mass(pixels, masks), level, relevance_rank(pixels, masks), pointing_game(pixels, masks))
     return {name: torch.nanmean(figures, 1).numpy() for name, figures in zip(LOCALISATION, found, strict=True)}
 
@@ -172,10 +187,21 @@ def measure_fidelity(
     return {name: area.reshape(targets, views).mean(1) for name, area in zip(FIDELITY, areas, strict=True)}
 
 
+def on_input_grid(
+    masks: Bool[np.ndarray, "view row column"], size: tuple[int, int]
+) -> Bool[Tensor, "view height width"]:
+    """Masks on the grid of the model's input, by nearest neighbour."""
+    given = torch.from_numpy(np.ascontiguousarray(masks))
+    return F.interpolate(given[None].float(), size, mode="nearest-exact")[0] > 0.5
+
+
 def consensus_masks(crop: Crop, readers: int, views: Sequence[str]) -> Bool[np.ndarray, "view row column"]:
     """What at least half of the readers marked, at the central slice of each view."""
-    marked = 2 * crop.readers.astype(int) >= readers
-    return np.stack([take_view(marked, view, CENTRAL) for view in views])
+    return _views(2 * crop.readers.astype(int) >= readers, views)
+
+
+def _views(cube: Shaped[np.ndarray, "slice row column"], views: Sequence[str]) -> Shaped[np.ndarray, "view row column"]:
+    return np.stack([take_view(cube, view, CENTRAL) for view in views])
 
 
 def _methods(methods: str | list[str]) -> list[str]:
@@ -225,21 +251,22 @@ def _evaluate_fold(
     pending = [key for key in patients if key not in set(earlier["nodule_id"])]
     if not pending:
         return 0, 0
-    cohort = read_cohort(data)
     subject = _subject(run, data, fold, batch_size)
     chosen = measurement.sample(list(patients))
     rows: list[Row] = []
     failures: list[Row] = []
-    for nodule_id in track(pending, f"Evaluating {method}, fold {fold}"):
-        try:
-            values = _measure(subject, method, nodule_id, int(cohort["readers"][nodule_id]), measurement, chosen)
-        except LidcCdamError as error:
-            series = cohort["series_uid"].get(nodule_id, "")
-            failures.append({"nodule_id": nodule_id, "series_uid": series, "reason": str(error)})
-            continue
-        identity: Row = {"nodule_id": nodule_id, "patient_id": patients[nodule_id], "fold": fold, "method": method}
-        rows += [{**identity, **value} for value in values]
-    _write_part(part, earlier, rows, failures)
+    try:
+        for nodule_id in track(pending, f"Evaluating {method}, fold {fold}"):
+            identity: Row = {"nodule_id": nodule_id, "patient_id": patients[nodule_id], "fold": fold, "method": method}
+            try:
+                values = _measure(subject, method, nodule_id, measurement, nodule_id in chosen)
+                rows += [{**identity, **value} for value in values]
+            except LidcCdamError as error:
+                series = subject.cohort["series_uid"].get(nodule_id, "")
+                failures.append({"nodule_id": nodule_id, "series_uid": series, "reason": str(error)})
+    finally:
+        # An interrupt keeps what is measured; the next call goes on after it.
+        _write_part(part, earlier, rows, failures)
     if not failures:
         record.finish(nodules=len(patients))
     return len(pending) - len(failures), len(failures)
@@ -263,22 +290,22 @@ def _subject(run: Path, data: Path, fold: int, batch_size: int) -> Subject:
     folder = fold_folder(run, fold)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = NoduleModel.load(folder).to(device)
-    return Subject(run, fold, data, model, Statistics.read(folder / STATISTICS), device, batch_size)
+    statistics = Statistics.read(folder / STATISTICS)
+    return Subject(run, fold, data, read_cohort(data), model, statistics, device, batch_size)
 
 
-def _measure(
-    subject: Subject, method: str, nodule_id: str, readers: int, measurement: Measurement, chosen: set[str]
-) -> list[Row]:
+def _measure(subject: Subject, method: str, nodule_id: str, measurement: Measurement, with_fidelity: bool) -> list[Row]:
     """Every figure of one nodule's maps by one method."""
     path = maps_path(subject.run, subject.fold, method, nodule_id)
     maps = read_maps(path)
     scores = _central_scores(path, maps, subject.model)
     crop = read_crop(subject.data, nodule_id)
-    masks = torch.from_numpy(consensus_masks(crop, readers, maps.views))
     size = subject.model.image_size
-    figures = measure_localisation(scores, F.interpolate(masks[None].float(), size, mode="nearest-exact")[0] > 0.5)
-    if nodule_id in chosen:
-        images_hu = stack_images([take_view(crop.hu, view, CENTRAL) for view in maps.views])
+    masks = on_input_grid(consensus_masks(crop, subject.readers(nodule_id), maps.views), size)
+    read = on_input_grid(_views(was_read(crop.hu), maps.views), size)
+    figures = measure_localisation(scores, masks, read)
+    if with_fidelity:
+        images_hu = stack_images(list(_views(fill_unread(crop.hu), maps.views)))
         images = subject.statistics.intensity.apply(images_hu.to(subject.device), size)
         on_device = scores.to(subject.device)
         figures |= measure_fidelity(subject.model, images, on_device, measurement, subject.batch_size)

@@ -95,3 +95,10 @@ def test_the_overview_loads_no_heavy_package():
         "import sys, lidc_cdam.cli as c; c.main(['--help']); sys.exit(int(bool({'torch','pandas'} & set(sys.modules))))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(cli.__file__).parents[1], check=False).returncode == 0
+
+
+def test_debug_shows_the_traceback_once_and_only_where_asked(capsys):
+    assert main(["step", "--count", "1"]) == 1
+    assert "Traceback" not in capsys.readouterr().err
+    assert main(["step", "--count", "1", "--debug"]) == 1
+    assert capsys.readouterr().err.count("Traceback") == 1

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from lidc_cdam.artifacts import PADDING_HU, Crop, write_crop
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import read_json, write_json
-from lidc_cdam.intensity import Intensity, Scaling, Statistics, stack_images
+from lidc_cdam.intensity import Intensity, Scaling, Statistics, fill_unread, read_cube, stack_images
 
 KEYS = ("malignancy", "margin", "diameter")
 
@@ -102,3 +103,43 @@ def test_a_deviation_of_zero_is_refused():
 def test_stacking_takes_flipped_views():
     image = np.arange(6, dtype=np.int16).reshape(2, 3)
     assert stack_images([image[::-1], image]).tolist() == [[[3, 4, 5], [0, 1, 2]], [[0, 1, 2], [3, 4, 5]]]
+
+
+def padded(box: tuple[slice, slice, slice]) -> tuple[np.ndarray, np.ndarray]:
+    """A cube of distinct values, and the same with everything outside `box` unread."""
+    whole = np.arange(32**3, dtype=np.int32).reshape(32, 32, 32).astype(np.int16)
+    cut = np.full_like(whole, PADDING_HU)
+    cut[box] = whole[box]
+    return whole, cut
+
+
+def test_what_was_not_read_is_filled_by_mirroring():
+    box = (slice(10, 20), slice(8, 28), slice(0, 32))
+    whole, cut = padded(box)
+    filled = fill_unread(cut)
+    np.testing.assert_array_equal(filled[box], whole[box])
+    np.testing.assert_array_equal(filled[9, 8:28], whole[10, 8:28])
+    np.testing.assert_array_equal(filled[12, 7], whole[12, 8])
+    np.testing.assert_array_equal(filled[12, 30], whole[12, 25])
+    assert not (filled == PADDING_HU).any()
+
+
+def test_a_cube_that_was_read_in_full_stays_the_same():
+    whole, _ = padded((slice(0, 32),) * 3)
+    assert fill_unread(whole) is whole
+
+
+def test_a_hole_inside_the_box_takes_its_nearest_neighbour():
+    box = (slice(4, 30), slice(4, 30), slice(4, 30))
+    whole, cut = padded(box)
+    cut[4, 4, 4] = PADDING_HU
+    filled = fill_unread(cut)
+    assert filled[4, 4, 4] in (whole[4, 4, 5], whole[4, 5, 4], whole[5, 4, 4])
+    assert not (filled == PADDING_HU).any()
+
+
+def test_a_crop_of_another_side_is_refused(tmp_path):
+    small = np.zeros((8, 8, 8), dtype=np.int16)
+    write_crop(tmp_path, "a", Crop(small, small.astype(np.uint8), (0.0, 0.0, 0.0)))
+    with pytest.raises(LidcCdamError, match="must have 32 voxels a side"):
+        read_cube(tmp_path, "a")

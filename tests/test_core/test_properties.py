@@ -135,7 +135,7 @@ def random_cohort(seed: int, patients: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["nodule_id", "patient_id", "label"])
 
 
-@quick
+@settings(quick, max_examples=12)
 @given(st.integers(0, 2**31), st.integers(40, 70), st.sampled_from(["sound", "paper_main", "paper_appendix"]))
 def test_folds_hold_every_promise(seed: int, patients: int, protocol: str) -> None:
     table = random_cohort(seed, patients)
@@ -161,7 +161,7 @@ def test_folds_hold_every_promise(seed: int, patients: int, protocol: str) -> No
     assert shared_patients(folds, patient_of) == pytest.approx(sum(shares) / len(shares))
 
 
-@quick
+@settings(quick, max_examples=6)
 @given(st.integers(0, 2**31), st.sampled_from(["sound", "paper_main", "paper_appendix"]))
 def test_folds_depend_on_the_seed_and_not_on_the_rows_order(seed: int, protocol: str) -> None:
     table = random_cohort(seed, 40)

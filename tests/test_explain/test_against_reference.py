@@ -111,9 +111,9 @@ def test_integrated_scores_of_all_tokens_add_up_to_the_change_of_the_output() ->
     state, read = cut(model, images[0]), output_of(model, 0)
     with torch.no_grad():
         ends = [read(latent_of(state, share * state.tokens)) for share in (1.0, 0.0)]
-    gaps = [abs(integrated_cdam_scores(state, read, n).sum() - (ends[0] - ends[1])) for n in (8, 64)]
+    gaps = [abs(integrated_cdam_scores(state, read, n).sum() - (ends[0] - ends[1])) for n in (5, 40)]
     assert abs(ends[0] - ends[1]) > 0.1
-    assert gaps[1] < 0.05 * abs(ends[0] - ends[1])
+    assert gaps[1] < 0.1 * abs(ends[0] - ends[1])
     assert gaps[1] < gaps[0] / 4
 
 

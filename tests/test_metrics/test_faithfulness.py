@@ -38,21 +38,21 @@ def oracle(model: Linear, images: Tensor, target: int) -> Tensor:
 def test_oracle_beats_random_beats_inverse(model: Linear, images: Tensor) -> None:
     scores = oracle(model, images, 1)
     noise = torch.rand(scores.shape, generator=torch.Generator().manual_seed(2))
-    best, chance, worst = (fidelity(model, images, each, 1, blur_sigma=1).area for each in (scores, noise, -scores))
+    best, chance, worst = (fidelity(model, images, each, 1, blur_sigma=1.0).area for each in (scores, noise, -scores))
     assert (best > np.abs(chance)).all()
     np.testing.assert_allclose(best, -worst, rtol=1e-5)
 
 
 def test_no_order_is_better_than_the_oracle(model: Linear, images: Tensor) -> None:
-    best = fidelity(model, images, oracle(model, images, 0), 0, blur_sigma=1).area
+    best = fidelity(model, images, oracle(model, images, 0), 0, blur_sigma=1.0).area
     for seed in range(10):
         noise = torch.rand(4, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
-        assert (fidelity(model, images, noise, 0, blur_sigma=1).area < best).all()
+        assert (fidelity(model, images, noise, 0, blur_sigma=1.0).area < best).all()
 
 
 def test_curves_by_hand(model: Linear, images: Tensor) -> None:
     scores = oracle(model, images, 0)
-    found = fidelity(model, images, scores, 0, steps=4, blur_sigma=1, batch_size=3)
+    found = fidelity(model, images, scores, 0, steps=4, blur_sigma=1.0, batch_size=3)
     blurred = blur(images, 1.0)
     assert found.percent.tolist() == [0, 25, 50, 75, 100]
     for image in range(4):
@@ -96,7 +96,7 @@ def test_token_maps_are_brought_to_pixels_by_nearest_neighbour(model: Linear, im
 def test_ties_keep_the_order_of_reading(model: Linear, images: Tensor) -> None:
     tokens = torch.zeros(4, 2, 1)
     tokens[:, 1] = 1
-    found = fidelity(model, images, tokens, 0, steps=SIDE, blur_sigma=1)
+    found = fidelity(model, images, tokens, 0, steps=SIDE, blur_sigma=1.0)
     perturbed = images.clone()
     # One sixteenth of the pixels is one row: the first of the lower, more important half.
     perturbed[:, :, SIDE // 2] = blur(images, 1.0)[:, :, SIDE // 2]

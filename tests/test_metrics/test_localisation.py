@@ -82,5 +82,6 @@ def test_batches_equal_single_maps_and_tensors_equal_arrays(figure: Callable[...
 def test_grids_must_agree() -> None:
     with pytest.raises(ValueError, match="share one grid"):
         relevance_mass(np.ones((4, 4)), MASK)
-    with pytest.raises(ValueError, match="part must be one of"):
+    # A TypeError where the tests run with the import hook that checks types.
+    with pytest.raises((ValueError, TypeError), match="part"):
         relevance_mass(np.ones((8, 8)), MASK, "both")  # type: ignore[arg-type]

@@ -186,3 +186,14 @@ def test_predictions_must_be_of_the_cohort(
         summarise(predictions, cohort.drop("n00"), readings, splits)
     with pytest.raises(LidcCdamError, match="at least one prediction"):
         summarise(predictions.head(0), cohort, readings, splits)
+
+
+def test_the_unread_frame_is_named_where_there_is_one(
+    predictions: pd.DataFrame, cohort: pd.DataFrame, readings: pd.DataFrame, splits: Splits
+) -> None:
+    label = predictions.set_index("nodule_id")["malignancy_true"]
+    telling = {key: 0.5 - 0.4 * float(value) for key, value in label.items()}
+    summary = summarise(predictions, cohort, readings, splits, telling, replicates=50)
+    assert summary["baselines"]["unread_frame"]["malignancy"]["auc"]["value"] == 1
+    read_in_full = dict.fromkeys(telling, 0.0)
+    assert "unread_frame" not in summarise(predictions, cohort, readings, splits, read_in_full, 50)["baselines"]

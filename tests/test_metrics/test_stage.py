@@ -15,6 +15,7 @@ from lidc_cdam.artifacts import (
     crop_path,
     fold_folder,
     maps_path,
+    read_crop,
     read_maps,
     write_crop,
     write_dataset,
@@ -23,10 +24,20 @@ from lidc_cdam.artifacts import (
 from lidc_cdam.backbones import build_backbone
 from lidc_cdam.cli import main
 from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.explain.stage import explain_run
 from lidc_cdam.files import read_json
 from lidc_cdam.intensity import Intensity, Scaling, Statistics
+from lidc_cdam.metrics.faithfulness import fidelity
 from lidc_cdam.metrics.localisation import relevance_mass
-from lidc_cdam.metrics.stage import FIDELITY, LOCALISATION, consensus_masks, evaluate, measure_localisation
+from lidc_cdam.metrics.stage import (
+    FIDELITY,
+    LOCALISATION,
+    Measurement,
+    consensus_masks,
+    evaluate,
+    measure_fidelity,
+    measure_localisation,
+)
 from lidc_cdam.model import NoduleModel
 
 TARGETS = ("margin", "diameter")
@@ -103,12 +114,10 @@ def test_a_row_equals_the_figure_of_the_stored_map(run: Path) -> None:
     maps = read_maps(maps_path(run, 0, "cdam", nodule))
     # A ball's middle slice is the same disc from every side, upside down for the coronal one.
     disc = ball(6)[16]
-    views = [relevance_mass(maps.scores[1, view, 0].repeat(2, 0).repeat(2, 1), disc) for view in (0, 1)]
-    flipped = relevance_mass(maps.scores[1, 1, 0].repeat(2, 0).repeat(2, 1), disc[::-1])
-    expected = (float(views[0]) + float(flipped)) / 2
+    axial, coronal = (maps.scores[1, view, 0].repeat(2, 0).repeat(2, 1) for view in (0, 1))
+    expected = float(relevance_mass(axial, disc) + relevance_mass(coronal, disc[::-1])) / 2
     assert table[nodule, "diameter", "relevance_mass"] == pytest.approx(expected)
-    shares = [disc.mean(), disc.mean()]
-    assert table[nodule, "diameter", "relevance_mass_chance"] == pytest.approx(np.mean(shares))
+    assert table[nodule, "diameter", "relevance_mass_chance"] == pytest.approx(disc.mean())
 
 
 def test_consensus_is_at_least_half_of_the_readers() -> None:
@@ -123,8 +132,38 @@ def test_a_view_without_the_nodule_is_left_out_of_the_mean() -> None:
     masks = torch.zeros(2, 32, 32, dtype=torch.bool)
     masks[0, :16] = True
     scores = torch.ones(1, 2, 16, 16)
-    assert measure_localisation(scores, masks)["relevance_mass"].tolist() == [0.5]
-    assert np.isnan(measure_localisation(scores, masks & False)["relevance_mass"][0])
+    assert measure_localisation(scores, masks, torch.ones_like(masks))["relevance_mass"].tolist() == [0.5]
+    assert np.isnan(measure_localisation(scores, masks & False, torch.ones_like(masks))["relevance_mass"][0])
+
+
+def test_fidelity_reads_each_targets_own_output_for_its_own_map_and_view() -> None:
+    torch.manual_seed(0)
+    model = NoduleModel(build_backbone("tiny"), TARGETS).eval()
+    torch.nn.init.normal_(model.head.weight)
+    images, scores = torch.randn(3, 3, 32, 32), torch.randn(2, 3, 16, 16)
+    found = measure_fidelity(model, images, scores, Measurement(None, 3, None, 0), batch_size=5)
+    for target in (0, 1):
+        alone = [fidelity(model, images[view, None], scores[target, view, None], target, 3).area for view in range(3)]
+        assert found["fidelity"][target] == pytest.approx(np.mean(alone), rel=1e-4)
+
+
+def test_only_the_central_slice_is_measured(run: Path) -> None:
+    explain_run(run, method="random", slices=(16, 20))
+    evaluate(run, "random", fidelity_nodules=0, replicates=5)
+    table = pd.read_csv(run / "explainers.csv").set_index(["nodule_id", "target", "metric"])["value"]
+    maps = read_maps(maps_path(run, 0, "random", NODULES[0]))
+    disc = ball(4)[16]
+    views = [maps.scores[0, view, 0].repeat(2, 0).repeat(2, 1) for view in (0, 1)]
+    expected = (relevance_mass(views[0], disc) + relevance_mass(views[1], disc[::-1])) / 2
+    assert table[NODULES[0], "margin", "relevance_mass"] == pytest.approx(float(expected))
+
+
+def test_maps_without_the_central_slice_are_failures_that_say_what_to_do(run: Path) -> None:
+    explain_run(run, method="random", slices=(20,))
+    with pytest.raises(LidcCdamError, match=r"No map of .* could be measured"):
+        evaluate(run, "random", replicates=5)
+    failed = pd.read_csv(fold_folder(run, 0) / "evaluation" / "failed_random.csv")
+    assert failed["reason"].str.contains("at slice 16, but it holds .* run `lidc-cdam explain` again").all()
 
 
 def test_a_rerun_does_nothing_and_another_method_joins(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,6 +188,26 @@ def test_an_interrupted_evaluation_goes_on(run: Path) -> None:
     order = ["nodule_id", "target", "metric"]
     again = pd.read_csv(run / "explainers.csv")
     pd.testing.assert_frame_equal(*(each.sort_values(order, ignore_index=True) for each in (whole, again)))
+
+
+def test_an_interrupt_keeps_what_is_measured(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    explain_run(run, method="random")
+    seen = []
+
+    def interrupt(data: Path, nodule_id: str) -> Crop:
+        seen.append(nodule_id)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return read_crop(data, nodule_id)
+
+    monkeypatch.setattr("lidc_cdam.metrics.stage.read_crop", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(run, "random", fidelity_nodules=0, replicates=5)
+    part = pd.read_csv(fold_folder(run, 0) / "evaluation" / "random.csv")
+    assert part["nodule_id"].unique().tolist() == seen[:2]
+    evaluate(run, "random", fidelity_nodules=0, replicates=5)
+    # The third is measured again, the first two are not.
+    assert seen[3:] == [seen[2], *NODULES[1::2]]
 
 
 def test_other_settings_are_refused(run: Path) -> None:
@@ -197,3 +256,14 @@ def test_command_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "centre - random" in capsys.readouterr().out
     assert main(["evaluate", "--run", str(run), "--methods", "cdma"]) == 1
     assert "got 'cdma'" in capsys.readouterr().err
+
+
+def test_only_what_was_read_counts_for_localisation() -> None:
+    masks = torch.zeros(1, 32, 32, dtype=torch.bool)
+    masks[0, 12:20, 12:20] = True
+    read = torch.zeros_like(masks)
+    read[0, 8:24, 8:24] = True
+    scores = torch.ones(1, 1, 16, 16)
+    found = measure_localisation(scores, masks, read)
+    assert found["relevance_mass"].tolist() == found["relevance_mass_chance"].tolist() == [0.25]
+    assert found["relevance_rank"].tolist() == found["pointing_game"].tolist() == [0.25]

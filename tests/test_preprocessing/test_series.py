@@ -86,6 +86,7 @@ def test_a_root_that_is_no_root(tmp_path: Path, make: object, found: str) -> Non
 def test_headers_equal_pydicom_in_every_encoding(tmp_path: Path, syntax: str, long: bool) -> None:
     path = stack().write(tmp_path)[0]
     dataset = pydicom.dcmread(path)
+    dataset.SeriesDescription = "made for a test"
     dataset.ReferencedImageSequence = [pydicom.Dataset()]
     dataset["ReferencedImageSequence"].is_undefined_length = not long
     dataset.ImageComments = "x" * (9000 if long else 3)

@@ -1,5 +1,6 @@
 """A small DATA folder whose labels can be seen in the images: malignant nodules are brighter and larger."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from lidc_cdam.artifacts import (
     write_splits,
     write_table,
 )
+from lidc_cdam.backbones import BACKBONES, Backbone
 from lidc_cdam.provenance import sha256
 from lidc_cdam.vocabulary import BIOMARKERS, RATINGS
 
@@ -83,3 +85,13 @@ def _write_tables(
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with 24 crops and two folds."""
     return make_data(tmp_path_factory.mktemp("training") / "data", 24)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_backbone() -> Iterator[None]:
+    """`tiny`, smaller still: 4 x 4 tokens and two blocks, so that an epoch takes a fraction of a second."""
+    row = BACKBONES["tiny"]
+    small = Backbone(row.architecture, image_size=32, arguments={**row.arguments, "patch_size": 8, "depth": 2})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "tiny", small)
+        yield

@@ -79,8 +79,9 @@ def test_lists_dashes_and_bundled_names_reach_the_stage(monkeypatch, tmp_path):
 
     monkeypatch.setattr("training.crossval.crossval", stage)
     assert COMMANDS["crossval"].function == "training.crossval:crossval"
-    words = "--data D --config biomarkers_tiny --out R --folds 0,2 --max-lr 2e-3 --views axial,coronal".split()
-    assert main(["crossval", *words]) == 0
+    options = {"data": "D", "config": "biomarkers_tiny", "out": "R", "folds": "0,2", "max-lr": "2e-3"}
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    assert main(["crossval", *words, "--views=axial,coronal"]) == 0
     assert (seen["data"], seen["out"], seen["folds"]) == (Path("D"), Path("R"), [0, 2])
     settings = seen["settings"]
     assert (settings.max_lr, settings.views, len(settings.targets)) == (2e-3, ["axial", "coronal"], 8)

@@ -1,0 +1,138 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from lidc_cdam.artifacts import read_cohort, read_predictions
+from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.vocabulary import BIOMARKERS
+from training.crossval import crossval
+from training.module import NoduleTask
+from training.predict import predict
+from training.settings import TrainingSettings
+
+SETTINGS = TrainingSettings(targets="joint", epochs=1, batch_size=8, views=("axial",))
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    """A finished run of both folds, filled one fold at a time."""
+    out = tmp_path_factory.mktemp("crossval") / "run"
+    crossval(data, out, SETTINGS, folds=[1])
+    first = json.loads((out / "summary.json").read_text())
+    assert (first["folds"], first["missing_folds"]) == ([1], [0])
+    crossval(data, out, SETTINGS)
+    return out
+
+
+def test_pooled_predictions_are_the_folds_and_cover_the_cohort(data, run):
+    pooled = read_predictions(run / "predictions.csv")
+    folds = [read_predictions(run / f"fold_{index}" / "predictions.csv") for index in (0, 1)]
+    pd.testing.assert_frame_equal(pooled, pd.concat(folds, ignore_index=True))
+    assert sorted(pooled["nodule_id"]) == sorted(read_cohort(data).index)
+    expected = [f"{key}_{part}" for key in SETTINGS.targets for part in ("true", "predicted")]
+    assert list(pooled.columns) == ["nodule_id", "patient_id", "fold", *expected]
+
+
+def test_true_values_are_the_cohorts(data, run):
+    pooled, cohort = read_predictions(run / "predictions.csv"), read_cohort(data)
+    rows = cohort.loc[pooled["nodule_id"]]
+    assert np.array_equal(pooled["malignancy_true"], rows["label"])
+    for biomarker in BIOMARKERS:
+        assert np.allclose(pooled[f"{biomarker.key}_true"], rows[biomarker.key])
+
+
+def test_the_summary_covers_every_target(run):
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["folds"], summary["missing_folds"]) == ([0, 1], [])
+    assert set(SETTINGS.targets) <= set(summary["metrics"])
+
+
+def test_the_config_is_resolved_and_can_be_run_again(data, run):
+    stored = yaml.safe_load((run / "config.yaml").read_text())
+    assert (stored.pop("data"), stored.pop("splits")) == (str(data), str(data / "splits.json"))
+    assert TrainingSettings(**stored) == SETTINGS
+
+
+def test_a_finished_run_says_so_and_does_nothing(data, run, monkeypatch, capsys):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    monkeypatch.setattr(NoduleTask, "training_step", lambda *_: pytest.fail("trained again"))
+    crossval(data, run, SETTINGS)
+    assert capsys.readouterr().out == f"All 2 folds are finished already: {run / 'summary.json'}.\n"
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_a_run_of_another_task_is_refused(data, run):
+    with pytest.raises(LidcCdamError, match=r"was made by `crossval` with targets = .*choose another --out"):
+        crossval(data, run, TrainingSettings(**{**SETTINGS.as_dict(), "targets": "malignancy"}))
+
+
+def test_a_wrong_fold_is_refused_before_anything_is_trained(data, tmp_path):
+    with pytest.raises(LidcCdamError, match="A fold must be one of 0 to 1, the folds of the splits; got 7"):
+        crossval(data, tmp_path / "run", SETTINGS, folds=[0, 7])
+    assert not (tmp_path / "run" / "fold_0").exists()
+
+
+def test_the_table_is_printed_with_intervals(data, tmp_path, capsys):
+    crossval(data, tmp_path / "run", SETTINGS, folds=[0])
+    told = capsys.readouterr().out
+    assert "mean reader diameter with one threshold" in told
+    assert "readers' noise floor" in told
+    assert "Still missing: folds 1; the same command without --folds adds them." in told
+
+
+def test_predict_is_the_mean_over_the_folds(data, run, tmp_path, capsys):
+    predict(run, data, tmp_path / "new.csv")
+    assert "24 of them belong to patients that this run was trained on" in capsys.readouterr().out
+    table = read_predictions(tmp_path / "new.csv", "predict")
+    assert set(table["fold"]) == {-1}
+    assert list(table["nodule_id"]) == list(read_cohort(data).index)
+    pooled = read_predictions(run / "predictions.csv").set_index("nodule_id")
+    assert list(table.columns)[3:] == list(pooled.columns)[2:]
+    predict(run, data, tmp_path / "new.csv")
+    assert "predicted already" in capsys.readouterr().out
+
+
+def test_predict_averages_logits_and_readers_values(data, run, tmp_path):
+    from lidc_cdam.artifacts import read_dataset
+    from lidc_cdam.intensity import Statistics
+    from lidc_cdam.model import NoduleModel
+    from training.data import evaluation_images, read_cubes
+    from training.inference import predict_nodules
+
+    names = list(read_dataset(data).nodules)
+    images = evaluation_images(read_cubes(data, names), names, ["axial"])
+    values = []
+    for index in (0, 1):
+        statistics = Statistics.read(run / f"fold_{index}" / "statistics.json")
+        outputs = predict_nodules(NoduleModel.load(run / f"fold_{index}"), statistics.intensity, images)
+        scaled = statistics.scaling.to_reader_scale(outputs)
+        scaled[:, 0] = outputs[:, 0]
+        values.append(scaled)
+    expected = np.mean(values, axis=0)
+    expected[:, 0] = 1 / (1 + np.exp(-expected[:, 0]))
+    predict(run, data, tmp_path / "new.csv")
+    table = read_predictions(tmp_path / "new.csv", "predict").set_index("nodule_id").loc[names]
+    found = table[[f"{key}_predicted" for key in SETTINGS.targets]].to_numpy()
+    assert np.allclose(found, expected, rtol=1e-6)
+
+
+def test_predict_leaves_unknown_truth_empty(data, run, tmp_path):
+    import shutil
+
+    other = tmp_path / "other"
+    shutil.copytree(data, other)
+    cohort = pd.read_csv(other / "cohort.csv")
+    cohort["label"] = cohort["label"].astype(float).where(cohort.index > 0)
+    cohort.to_csv(other / "cohort.csv", index=False)
+    predict(run, other, tmp_path / "new.csv")
+    table = read_predictions(tmp_path / "new.csv", "predict")
+    assert table["malignancy_true"].isna().tolist() == [True] + [False] * 23
+    assert table["malignancy_predicted"].notna().all()
+
+
+def test_predict_without_a_run_is_told(data, tmp_path):
+    with pytest.raises(LidcCdamError, match=r"--run must be a folder with a finished fold, but .* has none"):
+        predict(tmp_path, data, tmp_path / "new.csv")

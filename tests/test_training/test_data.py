@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+import torch
+
+from lidc_cdam.artifacts import Fold, read_cohort, read_splits
+from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.geometry import CENTRAL, VIEWS, take_view
+from lidc_cdam.vocabulary import resolve_targets
+from training.data import FoldData, evaluation_images, fit_statistics, read_cubes, read_truth
+from training.settings import TrainingSettings
+
+SETTINGS = TrainingSettings(targets="joint", batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def parts(data):
+    cohort = read_cohort(data)
+    return read_cubes(data, list(cohort.index)), cohort, read_splits(data / "splits.json").folds[0]
+
+
+def test_statistics_come_from_the_training_part_alone(parts):
+    cubes, cohort, fold = parts
+    honest = FoldData(cubes, cohort, fold, SETTINGS).statistics
+    others = {*fold.val, *fold.test}
+    spoiled_cubes = {key: np.full_like(cube, 3000) if key in others else cube for key, cube in cubes.items()}
+    spoiled_cohort = cohort.copy()
+    spoiled_cohort.loc[list(others), ["margin", "diameter"]] = 1000.0
+    assert FoldData(spoiled_cubes, spoiled_cohort, fold, SETTINGS).statistics == honest
+    spoiled_cohort.loc[fold.train[0], "margin"] = 1000.0
+    assert FoldData(cubes, spoiled_cohort, fold, SETTINGS).statistics != honest
+
+
+def test_statistics_describe_the_central_slices_of_the_chosen_views(parts):
+    cubes, cohort, fold = parts
+    targets = resolve_targets("diameter")
+    truth = read_truth(cohort, fold.train, targets)
+    found = fit_statistics(cubes, fold.train, truth, targets, ["axial"])
+    grey = np.clip(np.stack([cubes[key][14:19] for key in fold.train]), -1000, 400)
+    assert found.intensity.mean == pytest.approx(((grey + 1000.0) / 1400).mean())
+    assert found.scaling.mean == pytest.approx((truth.mean(),))
+
+
+def test_test_nodules_are_in_neither_part(parts):
+    cubes, cohort, fold = parts
+    without_test = {key: cube for key, cube in cubes.items() if key not in fold.test}
+    loaded = FoldData(without_test, cohort.drop(index=list(fold.test)), fold, SETTINGS)
+    assert len(loaded.val_dataloader().dataset) == len(fold.val)
+    assert sum(len(wanted) for _, wanted in loaded.train_dataloader()) <= len(fold.train)
+
+
+def test_labels_are_the_cohorts_on_the_models_scale(parts):
+    cubes, cohort, fold = parts
+    loaded = FoldData(cubes, cohort, fold, SETTINGS)
+    wanted = loaded.train.wanted
+    assert np.array_equal(wanted[:, 0], cohort.loc[list(fold.train), "label"])
+    assert np.allclose(wanted[:, 1:].mean(0), 0, atol=1e-5)
+    assert np.allclose(wanted[:, 1:].std(0), 1, atol=1e-5)
+
+
+def test_batches_hold_each_nodule_at_most_once_and_none_is_nearly_empty(parts):
+    cubes, cohort, fold = parts
+    for size, lengths in ((4, [4, 4]), (5, [5]), (8, [8]), (6, [6, 3]), (100, [9]), (1, [1] * 9)):
+        loaded = FoldData(cubes, cohort, fold, TrainingSettings(batch_size=size))
+        found = [len(wanted) for _, wanted in loaded.train_dataloader()]
+        assert found == ([5, 4] if size == 5 else lengths)
+        assert loaded.batches_per_epoch == len(found)
+
+
+def test_evaluation_shows_the_central_slice_of_each_view(parts):
+    cubes, _, fold = parts
+    images = evaluation_images(cubes, fold.val, list(VIEWS))
+    assert images.shape == (len(fold.val), 3, 32, 32)
+    for position, view in enumerate(VIEWS):
+        assert np.array_equal(images[1, position], take_view(cubes[fold.val[1]], view, CENTRAL))
+    batch, _ = next(iter(FoldData(cubes, parts[1], fold, SETTINGS).val_dataloader()))
+    assert torch.equal(batch[1], torch.from_numpy(images[1]))
+
+
+def test_a_nodule_without_a_value_is_refused(parts):
+    _, cohort, fold = parts
+    spoiled = cohort.copy()
+    spoiled.loc[fold.train[0], "label"] = np.nan
+    with pytest.raises(LidcCdamError, match=f"value for malignancy, but {fold.train[0]} has none"):
+        read_truth(spoiled, fold.train, resolve_targets("malignancy"))
+    with pytest.raises(LidcCdamError, match="NOBODY is not in it; run `lidc-cdam split` again"):
+        read_truth(cohort, Fold(("NOBODY",), (), ()).train, resolve_targets("malignancy"))
+
+
+def test_a_missing_crop_is_told(data):
+    with pytest.raises(LidcCdamError, match=r"SYN-999_n01.nii.gz is missing; run `lidc-cdam extract` again"):
+        read_cubes(data, ["SYN-999_n01"])

@@ -1,0 +1,234 @@
+import shutil
+import signal
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from lidc_cdam.artifacts import read_splits
+from lidc_cdam.cli import main
+from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.intensity import Statistics
+from lidc_cdam.model import NoduleModel
+from training import fit
+from training.data import evaluation_images, read_cubes
+from training.fit import train
+from training.inference import predict_nodules
+from training.module import NoduleTask
+from training.settings import TrainingSettings
+
+SETTINGS = TrainingSettings(epochs=3, batch_size=4, views=("axial",), dropout=0.1, max_lr=2e-3)
+FILES = ("model.safetensors", "model.json", "statistics.json", "history.csv", "predictions.csv")
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """An uninterrupted training of fold 0."""
+    run = tmp_path_factory.mktemp("fit") / "run"
+    train(data, run, SETTINGS)
+    return run / "fold_0"
+
+
+def same_files(first, second):
+    return {name: (first / name).read_bytes() == (second / name).read_bytes() for name in FILES}
+
+
+def test_a_fold_holds_its_files_and_nothing_else(finished):
+    assert {path.name for path in finished.iterdir()} == {*FILES, "provenance.json"}
+    history = pd.read_csv(finished / "history.csv")
+    assert list(history["epoch"]) == [0, 1, 2]
+    assert history[["train_loss", "val_loss", "val_auc", "learning_rate"]].notna().all().all()
+
+
+def test_two_runs_with_one_seed_are_equal_and_another_seed_differs(data, finished, tmp_path):
+    train(data, tmp_path / "same", SETTINGS)
+    assert all(same_files(finished, tmp_path / "same" / "fold_0").values())
+    train(data, tmp_path / "other", TrainingSettings(**{**SETTINGS.as_dict(), "seed": 1}))
+    assert not same_files(finished, tmp_path / "other" / "fold_0")["model.safetensors"]
+
+
+def stop_at(monkeypatch, epoch, index, error=KeyboardInterrupt):
+    step = NoduleTask.training_step
+
+    def stopping(self, batch, position):
+        if (self.current_epoch, position) == (epoch, index):
+            raise error
+        return step(self, batch, position)
+
+    monkeypatch.setattr(NoduleTask, "training_step", stopping)
+
+
+@pytest.mark.parametrize("place", [(0, 1), (1, 0), (2, 1)])
+def test_an_interrupted_fold_goes_on_and_ends_as_if_it_had_not_been(data, finished, tmp_path, monkeypatch, place):
+    with monkeypatch.context() as patch:
+        stop_at(patch, *place)
+        with pytest.raises(KeyboardInterrupt):
+            train(data, tmp_path / "run", SETTINGS)
+    left = {path.name for path in (tmp_path / "run" / "fold_0").iterdir()}
+    assert left == ({"provenance.json"} if place[0] == 0 else {"provenance.json", "last.ckpt"})
+    train(data, tmp_path / "run", SETTINGS)
+    assert all(same_files(finished, tmp_path / "run" / "fold_0").values())
+
+
+def test_an_interrupt_after_the_last_epoch_loses_nothing(data, finished, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "write_predictions", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(data, tmp_path / "run", SETTINGS)
+    stop_at(monkeypatch, 0, 0, AssertionError("no step is trained again"))
+    train(data, tmp_path / "run", SETTINGS)
+    assert all(same_files(finished, tmp_path / "run" / "fold_0").values())
+
+
+def test_training_leaves_the_process_as_it_was(data, tmp_path, monkeypatch):
+    before = (torch.get_rng_state(), signal.getsignal(signal.SIGINT))
+    filters = list(warnings.filters)
+    stop_at(monkeypatch, 1, 0)
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path / "run", SETTINGS)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert signal.getsignal(signal.SIGINT) is before[1]
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert warnings.filters == filters
+
+
+def test_ctrl_c_on_the_command_line_ends_in_a_sentence_and_goes_on(data, tmp_path, monkeypatch, capsys):
+    words = ["train", f"--data={data}", f"--out={tmp_path / 'run'}", "--epochs=2", "--batch-size=4", "--views=axial"]
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1, 0)
+        assert main(words) == 1
+    assert capsys.readouterr().err == (
+        "lidc-cdam train: interrupted; what is finished is kept, and the same command goes on from there.\n"
+    )
+    assert main(words) == 0
+
+
+def test_a_full_disk_leaves_the_last_whole_checkpoint(data, finished, tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(28, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1, 0)
+        with pytest.raises(KeyboardInterrupt):
+            train(data, tmp_path / "run", SETTINGS)
+    folder = tmp_path / "run" / "fold_0"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.write_bytes", full)
+        with pytest.raises(OSError, match="No space left"):
+            train(data, tmp_path / "run", SETTINGS)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    train(data, tmp_path / "run", SETTINGS)
+    assert all(same_files(finished, folder).values())
+
+
+def test_nothing_is_written_outside_the_run(data, tmp_path, monkeypatch, capsys):
+    elsewhere = tmp_path / "cwd"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    train(data, tmp_path / "run", TrainingSettings(epochs=1, batch_size=8))
+    assert not list(elsewhere.iterdir())
+    told = capsys.readouterr()
+    assert told.err == ""
+    assert told.out.startswith("Fold 0: epoch 0 of 1 is best on validation (loss ")
+
+
+def test_the_reloaded_model_reproduces_its_predictions(data, finished):
+    model, statistics = NoduleModel.load(finished), Statistics.read(finished / "statistics.json")
+    table = pd.read_csv(finished / "predictions.csv", dtype=str)
+    images = evaluation_images(read_cubes(data, list(table["nodule_id"])), list(table["nodule_id"]), ["axial"])
+    outputs = predict_nodules(model, statistics.intensity, images)
+    printed = [float(text) for text in table["malignancy_predicted"]]
+    assert np.array_equal(statistics.scaling.to_reader_scale(outputs)[:, 0], printed)
+    assert tuple(table["nodule_id"]) == read_splits(data / "splits.json").folds[0].test
+
+
+def test_the_weights_are_those_of_the_best_validation_epoch(data, tmp_path, monkeypatch):
+    weights, losses = {}, iter([0.5, 0.2, 0.9])
+
+    def noting(self):
+        self._answers.clear()
+        weights[self.current_epoch] = self.model.head.weight.detach().clone()
+        self.log("val_loss", next(losses))
+
+    monkeypatch.setattr(NoduleTask, "on_validation_epoch_end", noting)
+    train(data, tmp_path / "run", SETTINGS)
+    stored = NoduleModel.load(tmp_path / "run" / "fold_0").head.weight
+    assert torch.equal(stored, weights[1])
+
+
+def test_changed_settings_are_refused(data, finished):
+    other = TrainingSettings(**{**SETTINGS.as_dict(), "targets": "biomarkers"})
+    with pytest.raises(LidcCdamError, match=r"was made by `crossval` with targets = \[\"malignancy\"\].*another --out"):
+        train(data, finished.parent, other)
+
+
+def test_a_wrong_fold_is_told(data, tmp_path):
+    with pytest.raises(LidcCdamError, match="A fold must be one of 0 to 1, the folds of the splits; got 2"):
+        train(data, tmp_path / "run", SETTINGS, fold=2)
+
+
+def test_a_diverging_training_is_told(data, tmp_path):
+    wild = TrainingSettings(epochs=2, batch_size=4, targets="diameter", loss="mse", max_lr=1e30, optimiser="adam")
+    with pytest.raises(
+        LidcCdamError, match=r"Fold 0 must have a finite loss, but in epoch 0 it has none; lower --max-lr"
+    ):
+        train(data, tmp_path / "run", wild)
+
+
+def test_a_damaged_checkpoint_is_told(data, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1, 0)
+        with pytest.raises(KeyboardInterrupt):
+            train(data, tmp_path / "run", SETTINGS)
+    checkpoint = tmp_path / "run" / "fold_0" / "last.ckpt"
+    for damage in (b"", b"not a checkpoint", checkpoint.read_bytes()[:1000]):
+        checkpoint.write_bytes(damage)
+        with pytest.raises(LidcCdamError, match=r"last.ckpt must be the checkpoint .* delete it"):
+            train(data, tmp_path / "run", SETTINGS)
+
+
+def test_missing_weights_and_foreign_splits_are_told(data, tmp_path):
+    with pytest.raises(LidcCdamError, match="--weights must be 'hub' or a file of weights"):
+        train(data, tmp_path / "run", TrainingSettings(weights=str(tmp_path / "none.pth")))
+    other = tmp_path / "data"
+    shutil.copytree(data, other)
+    cohort = other / "cohort.csv"
+    cohort.write_text(cohort.read_text() + "\n")
+    with pytest.raises(LidcCdamError, match=r"must divide the cohort of .* made from another one"):
+        train(other, tmp_path / "run", SETTINGS)
+
+
+def test_early_stopping_looks_at_validation_alone(data, tmp_path):
+    settings = TrainingSettings(epochs=8, batch_size=4, max_lr=1e-12, patience=2, views=("axial",))
+    train(data, tmp_path / "run", settings)
+    history = pd.read_csv(tmp_path / "run" / "fold_0" / "history.csv")
+    assert len(history) < 8
+    assert len(history) == history["val_loss"].idxmin() + 3
+
+
+def test_frozen_layers_stay_and_the_last_ones_learn(data, tmp_path):
+    frozen = TrainingSettings(epochs=1, batch_size=4, trainable_layers=2, max_lr=1e-2, views=("axial",))
+    train(data, tmp_path / "frozen", frozen)
+    still = TrainingSettings(**{**frozen.as_dict(), "max_lr": 1e-30})
+    train(data, tmp_path / "still", still)
+    moved = {
+        name
+        for (name, first), second in zip(
+            NoduleModel.load(tmp_path / "frozen" / "fold_0").named_parameters(),
+            NoduleModel.load(tmp_path / "still" / "fold_0").parameters(),
+            strict=True,
+        )
+        if not torch.equal(first, second)
+    }
+    assert moved == {"backbone.norm.weight", "backbone.norm.bias", "head.weight", "head.bias"}
+
+
+def test_it_learns_what_can_be_seen(data, tmp_path):
+    settings = TrainingSettings(epochs=8, batch_size=4, max_lr=2e-3, views=("axial",))
+    train(data, tmp_path / "run", settings)
+    table = pd.read_csv(tmp_path / "run" / "fold_0" / "predictions.csv")
+    bright = table["malignancy_true"] == 1
+    assert table.loc[bright, "malignancy_predicted"].min() > table.loc[~bright, "malignancy_predicted"].max()

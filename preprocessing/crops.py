@@ -6,10 +6,10 @@ directions in LPS (`lidc_cdam.geometry`). Positions are voxel centres, mm; indic
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
-import SimpleITK as sitk
-from jaxtyping import Bool, Float, Int, Int16, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Int16, UInt8
 
 from lidc_cdam.artifacts import PADDING_HU, Crop
 from lidc_cdam.geometry import CROP_SIDE, origin_of_cube
@@ -21,8 +21,10 @@ SPACING_MM = 1.0
 DECIMALS = 6
 """Interpolated HU are rounded to this many decimals before the last rounding: a value that lies exactly between two
 whole numbers (a centre between two voxels) must not depend on the noise of the last bit."""
-TIE_MM = 1e-6
-"""Shift that sends a position exactly between two voxels to the one of the lower index, for the same reason."""
+TIE = 1e-6
+"""Share of a step within which a position counts as exactly between two voxels, which sends it to the lower index."""
+Place = TypeVar("Place", float, np.ndarray)
+"""One coordinate of a position, or of many."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +43,21 @@ class Frame:
     """Whether x and y are patient coordinates; else they are the scan's own (x grows with the column, y with the row,
     both 0 at the first pixel)."""
 
-    def position_mm(self, row: float, column: float) -> tuple[float, float]:
-        """X and y of a (fractional) pixel index."""
+    def position_mm(self, row: Place, column: Place) -> tuple[Place, Place]:
+        """X and y of (fractional) pixel indices."""
         down, across = row * self.spacing_mm[0], column * self.spacing_mm[1]
         x, y = (
             self.corner_mm[axis] + down * self.along_rows[axis] + across * self.along_columns[axis] for axis in (0, 1)
         )
         return x, y
 
-    def index(self, x: float, y: float) -> tuple[float, float]:
-        """Fractional row and column of a position."""
-        matrix = np.array([self.along_rows, self.along_columns]).T
-        down, across = np.linalg.solve(matrix, np.array([x, y]) - self.corner_mm)
-        return float(down) / self.spacing_mm[0], float(across) / self.spacing_mm[1]
+    def index(self, x: Place, y: Place) -> tuple[Place, Place]:
+        """Fractional row and column of positions."""
+        (row_x, row_y), (column_x, column_y) = self.along_rows, self.along_columns
+        right, back = x - self.corner_mm[0], y - self.corner_mm[1]
+        area = row_x * column_y - row_y * column_x
+        down, across = (right * column_y - back * column_x) / area, (back * row_x - right * row_y) / area
+        return down / self.spacing_mm[0], across / self.spacing_mm[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,14 +127,14 @@ def surrounding_box(
     """
     corners = np.array([frame.index(x, y) for x in (low_mm[0], high_mm[0]) for y in (low_mm[1], high_mm[1])])
     # A millionth of a pixel of rounding noise must not leave out the neighbour that a position lies on.
-    lows = np.floor(corners.min(axis=0) - TIE_MM).astype(int)
-    highs = np.ceil(corners.max(axis=0) + TIE_MM).astype(int) + 1
+    lows = np.floor(corners.min(axis=0) - TIE).astype(int)
+    highs = np.ceil(corners.max(axis=0) + TIE).astype(int) + 1
     rows, columns = (
         (min(max(int(low), 0), size - 1), max(min(int(high), size), 1))
         for low, high, size in zip(lows, highs, shape, strict=True)
     )
-    first = int(np.searchsorted(slice_z_mm, low_mm[2] + TIE_MM)) - 1
-    last = int(np.searchsorted(slice_z_mm, high_mm[2] - TIE_MM)) + 1
+    first = int(np.searchsorted(slice_z_mm, low_mm[2] + TIE)) - 1
+    last = int(np.searchsorted(slice_z_mm, high_mm[2] - TIE)) + 1
     return IndexBox(rows, columns, (max(first, 0), min(last, len(slice_z_mm))))
 
 
@@ -146,9 +150,9 @@ def cube_corners(
 def cut_cube(block: Block, centre: Point) -> tuple[Crop, float]:
     """Resample a block to a cube of 32 voxels of 1 mm whose voxel [16, 16, 16] lies on `centre`.
 
-    HU are interpolated linearly, first along z between the true positions of the slices (so irregular steps are
-    exact), then in the plane; reader counts take the nearest voxel. A position belongs to what was read if it lies
-    inside a voxel of the block, which reaches half a step beyond its centre.
+    HU are interpolated linearly, in the plane and along z between the true positions of the slices (so irregular steps
+    are exact); reader counts take the nearest voxel. A position belongs to what was read if it lies inside a voxel of
+    the block, which reaches half a step beyond its centre; there HU are those of the outermost voxel.
 
     Args:
         block: the part of the scan that was read.
@@ -158,61 +162,65 @@ def cut_cube(block: Block, centre: Point) -> tuple[Crop, float]:
         The cube, and the share of its voxels that lie outside the block; they hold `PADDING_HU` and no reader.
     """
     origin = origin_of_cube(centre, SPACING_MM)
-    heights = origin[2] + SPACING_MM * np.arange(CROP_SIDE)
-    lower, weight, inside_z = _between(np.array(block.z_mm), heights)
-    upper = np.minimum(lower + 1, len(block.z_mm) - 1)
-    above = weight[:, None, None]
-    hu, readers = (np.ascontiguousarray(np.moveaxis(part, 2, 0)) for part in (block.hu, block.readers))
-    levels = hu[lower] * (1 - above) + hu[upper] * above
-    nearest = np.where(weight > 0.5 + TIE_MM, upper, lower)
-    # One is added so that the resampler's 0 outside tells what was not read from what no reader marked.
-    counts = np.where(inside_z[:, None, None], readers[nearest] + 1, 0).astype(np.uint8)
+    x, y, z = (start + SPACING_MM * np.arange(CROP_SIDE) for start in origin)
+    grid_y, grid_x = np.meshgrid(y, x, indexing="ij")
+    row, column = block.frame.index(grid_x, grid_y)
+    down = _neighbours(row - block.box.row[0], block.hu.shape[0])
+    across = _neighbours(column - block.box.column[0], block.hu.shape[1])
+    level = _neighbours(_slice_index(np.array(block.z_mm), z), block.hu.shape[2])
 
-    found = _in_plane(counts, block, origin, sitk.sitkNearestNeighbor, TIE_MM)
-    inside = found > 0
-    smooth = _in_plane(levels, block, origin, sitk.sitkLinear, 0.0)
+    inside = level.inside[:, None, None] & down.inside & across.inside
+    smooth = _linear(block.hu, down, across, level)
     cube = np.where(inside, np.rint(np.round(smooth, DECIMALS)), PADDING_HU).astype(np.int16)
-    return Crop(cube, found - inside, origin, SPACING_MM), float(1 - inside.mean())
+    nearest = block.readers[down.nearest, across.nearest, level.nearest[:, None, None]]
+    readers = np.where(inside, nearest, 0).astype(np.uint8)
+    return Crop(cube, readers, origin, SPACING_MM), float(1 - inside.mean())
 
 
-def _between(
-    z_mm: Float[np.ndarray, " slice"], heights: Float[np.ndarray, " level"]
-) -> tuple[Int[np.ndarray, " level"], Float[np.ndarray, " level"], Bool[np.ndarray, " level"]]:
-    """The slice below each height, the weight of the one above, and whether the height lies inside a slice."""
+@dataclass(frozen=True, eq=False)
+class _Neighbours:
+    """Along one axis of a block: between which voxels each position lies."""
+
+    lower: Int[np.ndarray, "*position"]
+    upper: Int[np.ndarray, "*position"]
+    weight: Float[np.ndarray, "*position"]
+    """Of the upper voxel, 0 to 1."""
+    nearest: Int[np.ndarray, "*position"]
+    inside: Bool[np.ndarray, "*position"]
+    """Whether the position lies inside a voxel."""
+
+
+def _neighbours(index: Float[np.ndarray, "*position"], size: int) -> _Neighbours:
+    """What fractional indices lie between, on an axis of `size` voxels; ties and borders go to the lower index."""
+    lower = np.clip(np.floor(index).astype(int), 0, max(size - 2, 0))
+    upper = np.minimum(lower + 1, size - 1)
+    weight = np.clip(index - lower, 0, 1)
+    inside = (index > TIE - 0.5) & (index < size - 0.5 + TIE)
+    return _Neighbours(lower, upper, weight, np.where(weight > 0.5 + TIE, upper, lower), inside)
+
+
+def _slice_index(
+    z_mm: Float[np.ndarray, "slice"], heights_mm: Float[np.ndarray, "level"]
+) -> Float[np.ndarray, "level"]:
+    """Fractional slice indices of heights; beyond the ends the outermost step goes on."""
     if len(z_mm) == 1:
         # The step of a single slice is unknown: it stands for one voxel of the cube.
-        inside = np.abs(heights - z_mm[0] - TIE_MM) < SPACING_MM / 2
-        return np.zeros(len(heights), dtype=int), np.zeros(len(heights)), inside
-    lower = np.clip(np.searchsorted(z_mm, heights, side="right") - 1, 0, len(z_mm) - 2)
-    steps = np.diff(z_mm)
-    weight = np.clip((heights - z_mm[lower]) / steps[lower], 0, 1)
-    # The border between two slices belongs to the lower one, as a tie does.
-    bottom, top = z_mm[0] - steps[0] / 2 + TIE_MM, z_mm[-1] + steps[-1] / 2 + TIE_MM
-    return lower, weight, (heights > bottom) & (heights < top)
+        lower, steps = np.zeros(len(heights_mm), dtype=int), np.array([SPACING_MM])
+    else:
+        lower = np.clip(np.searchsorted(z_mm, heights_mm, side="right") - 1, 0, len(z_mm) - 2)
+        steps = np.diff(z_mm)
+    index: np.ndarray = lower + (heights_mm - z_mm[lower]) / steps[lower]
+    return index
 
 
-def _in_plane(
-    levels: Shaped[np.ndarray, "level row column"],
-    block: Block,
-    origin: Point,
-    interpolator: int,
-    shift_mm: float,
-) -> Shaped[np.ndarray, "slice row column"]:
-    """Resample images that already lie at the cube's heights onto the cube's grid; 0 outside."""
-    frame = block.frame
-    image = sitk.GetImageFromArray(levels)
-    x, y = frame.position_mm(
-        block.box.row[0] + shift_mm / frame.spacing_mm[0], block.box.column[0] + shift_mm / frame.spacing_mm[1]
-    )
-    image.SetOrigin((x, y, origin[2]))
-    image.SetSpacing((frame.spacing_mm[1], frame.spacing_mm[0], SPACING_MM))
-    (column_x, column_y), (row_x, row_y) = frame.along_columns, frame.along_rows
-    image.SetDirection((column_x, row_x, 0, column_y, row_y, 0, 0, 0, 1))
-    resampler = sitk.ResampleImageFilter()
-    resampler.SetNumberOfThreads(1)
-    resampler.SetInterpolator(interpolator)
-    resampler.SetSize((CROP_SIDE,) * 3)
-    resampler.SetOutputOrigin(origin)
-    resampler.SetOutputSpacing((SPACING_MM,) * 3)
-    cube: np.ndarray = sitk.GetArrayFromImage(resampler.Execute(image))
-    return cube
+def _linear(
+    hu: Int16[np.ndarray, "row column slice"], down: _Neighbours, across: _Neighbours, level: _Neighbours
+) -> Float[np.ndarray, "z y x"]:
+    """Linear interpolation, first in the plane of every slice, then along z."""
+    left, right = 1 - across.weight[..., None], across.weight[..., None]
+    above = hu[down.lower, across.lower] * left + hu[down.lower, across.upper] * right
+    below = hu[down.upper, across.lower] * left + hu[down.upper, across.upper] * right
+    planes = np.moveaxis(above * (1 - down.weight[..., None]) + below * down.weight[..., None], 2, 0)
+    weight = level.weight[:, None, None]
+    smooth: np.ndarray = planes[level.lower] * (1 - weight) + planes[level.upper] * weight
+    return smooth

@@ -1,7 +1,7 @@
 """Every setting that decides a training: one record, shared by `train` and `crossval`; its fields are their options."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lidc_cdam.backbones import BACKBONES
@@ -32,7 +32,7 @@ class TrainingSettings:
     """Share of activations dropped in the backbone during training, 0 to below 1."""
     trainable_layers: int | None = None
     """Parameter tensors of the backbone that learn, counted from its end; none trains all, 0 only the head."""
-    views: tuple[str, ...] = tuple(VIEWS)
+    views: list[str] = field(default_factory=lambda: list(VIEWS))
     """Views drawn in training and averaged in evaluation; axial alone for packs without margin across slices."""
     flips: bool = False
     """Whether training also mirrors images at random (the paper only turns them)."""

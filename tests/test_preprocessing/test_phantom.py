@@ -77,6 +77,7 @@ def test_every_nodule_of_a_scan_gives_the_same_ct(nodules: dict[str, Nodule]) ->
     assert len(members) > 1
     axes = axes_around(members[0])
     one, other = Phantom(members[0], members[1:]), Phantom(members[-1], members)
+    assert one.anatomy == other.anatomy
     assert np.array_equal(one.hu(*axes), other.hu(*axes))
 
 

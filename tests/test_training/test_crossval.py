@@ -13,7 +13,7 @@ from training.module import NoduleTask
 from training.predict import predict
 from training.settings import TrainingSettings
 
-SETTINGS = TrainingSettings(targets="joint", epochs=1, batch_size=8, views=("axial",))
+SETTINGS = TrainingSettings(targets="joint", epochs=1, batch_size=8, views=["axial"])
 
 
 @pytest.fixture(scope="module")

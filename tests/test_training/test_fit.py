@@ -19,7 +19,7 @@ from training.inference import predict_nodules
 from training.module import NoduleTask
 from training.settings import TrainingSettings
 
-SETTINGS = TrainingSettings(epochs=3, batch_size=4, views=("axial",), dropout=0.1, max_lr=2e-3)
+SETTINGS = TrainingSettings(epochs=3, batch_size=4, views=["axial"], dropout=0.1, max_lr=2e-3)
 FILES = ("model.safetensors", "model.json", "statistics.json", "history.csv", "predictions.csv")
 
 
@@ -202,7 +202,7 @@ def test_missing_weights_and_foreign_splits_are_told(data, tmp_path):
 
 
 def test_early_stopping_looks_at_validation_alone(data, tmp_path):
-    settings = TrainingSettings(epochs=8, batch_size=4, max_lr=1e-12, patience=2, views=("axial",))
+    settings = TrainingSettings(epochs=8, batch_size=4, max_lr=1e-12, patience=2, views=["axial"])
     train(data, tmp_path / "run", settings)
     history = pd.read_csv(tmp_path / "run" / "fold_0" / "history.csv")
     assert len(history) < 8
@@ -210,7 +210,7 @@ def test_early_stopping_looks_at_validation_alone(data, tmp_path):
 
 
 def test_frozen_layers_stay_and_the_last_ones_learn(data, tmp_path):
-    frozen = TrainingSettings(epochs=1, batch_size=4, trainable_layers=2, max_lr=1e-2, views=("axial",))
+    frozen = TrainingSettings(epochs=1, batch_size=4, trainable_layers=2, max_lr=1e-2, views=["axial"])
     train(data, tmp_path / "frozen", frozen)
     still = TrainingSettings(**{**frozen.as_dict(), "max_lr": 1e-30})
     train(data, tmp_path / "still", still)
@@ -227,7 +227,7 @@ def test_frozen_layers_stay_and_the_last_ones_learn(data, tmp_path):
 
 
 def test_it_learns_what_can_be_seen(data, tmp_path):
-    settings = TrainingSettings(epochs=8, batch_size=4, max_lr=2e-3, views=("axial",))
+    settings = TrainingSettings(epochs=8, batch_size=4, max_lr=2e-3, views=["axial"])
     train(data, tmp_path / "run", settings)
     table = pd.read_csv(tmp_path / "run" / "fold_0" / "predictions.csv")
     bright = table["malignancy_true"] == 1

@@ -19,10 +19,10 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "train").glob("*.yaml"
         ({"targets": "size"}, "--targets must name at least one of malignancy, .*; got 'size'"),
         ({"backbone": "resnet"}, "--backbone must be one of .*tiny.*; got 'resnet'"),
         (
-            {"views": ("axial", "oblique")},
+            {"views": ["axial", "oblique"]},
             "--views must name at least one of axial, coronal, sagittal; got .*'oblique'",
         ),
-        ({"views": ()}, "--views must .*; got none"),
+        ({"views": []}, "--views must .*; got none"),
         ({"dropout": 1.0}, "--dropout must lie in 0 <= dropout < 1; got 1.0"),
         ({"max_lr": 0.0}, "--max-lr must be a number above 0; got 0.0"),
         ({"max_lr": float("nan")}, "--max-lr must be a number above 0; got nan"),
@@ -31,13 +31,27 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "train").glob("*.yaml"
         ({"trainable_layers": -1}, "--trainable-layers must be at least 0; got -1"),
         ({"patience": 0}, "--patience must be at least 1; got 0"),
         ({"seed": -1}, "--seed must be at least 0; got -1"),
-        ({"optimiser": "sgd"}, "--optimiser must be one of adam, adamw; got 'sgd'"),
-        ({"schedule": "step"}, "--schedule must be one of cosine, cyclic_triangular2, exponential; got 'step'"),
     ],
 )
 def test_a_wrong_value_is_refused_in_a_sentence(values, sentence):
     with pytest.raises(LidcCdamError, match=sentence):
         TrainingSettings(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "known"),
+    [
+        ({"optimiser": "sgd"}, "--optimiser must be one of adam, adamw; got 'sgd'"),
+        ({"schedule": "step"}, "--schedule must be one of cosine, cyclic_triangular2, exponential; got 'step'"),
+        ({"precision": "8-bit"}, "--precision must be one of auto, 32-true, bf16-mixed; got '8-bit'"),
+    ],
+)
+def test_an_unknown_choice_is_refused_from_python_too(values, known):
+    settings = TrainingSettings()
+    for name, value in values.items():
+        object.__setattr__(settings, name, value)
+    with pytest.raises(LidcCdamError, match=known):
+        settings.__post_init__()
 
 
 def test_targets_are_resolved_in_the_vocabularys_order():
@@ -51,9 +65,7 @@ def test_every_config_parses_and_begins_with_its_command(path):
     parser = command_parser("crossval", crossval)
     values = vars(parser.parse_args([f"--config={path}", "--data=DATA", "--out=RUN"]))
     stored = yaml.safe_load(path.read_text())
-    assert {key: values[key] for key in stored if key != "views"} == {
-        key: stored[key] for key in stored if key != "views"
-    }
+    assert {key: values[key] for key in stored} == {key: stored[key] for key in stored}
     TrainingSettings(**stored)
     target, backbone = path.stem.split("_", 1)
     assert (stored["targets"], stored["backbone"]) == (target, backbone)

@@ -125,8 +125,7 @@ def command_parser(name: str, function: Callable[..., None]) -> Any:
             raise SystemExit(2) from ex
 
         def format_help(self, formatter: HelpFormatter | None = None) -> str:
-            text = re.sub(r"<class '(\w+)'>", lambda found: found[1].lower(), super().format_help(formatter))
-            return text.replace("default: null", "default: none").replace("Optional[list[int]]", "list[int]")
+            return _plain_help(super().format_help(formatter))
 
     parser = Parser(prog=f"lidc-cdam {name}", description=_summary(function))
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with values for the options below.")
@@ -135,6 +134,29 @@ def command_parser(name: str, function: Callable[..., None]) -> Any:
     for record in records.values():
         parser.add_class_arguments(record, as_group=False)
     return parser
+
+
+PLAIN_HELP: tuple[tuple[str, str], ...] = (
+    (r"<class\s+'(\w+)'>", r"\1"),
+    (r"Optional\[([\w\[\]]+)\]", r"\1"),
+    (r"\s\|\s+null", ""),
+    (r"(type:\s+)Path\b", r"\1path"),
+    (r"type:\s+Literal\[[^\]]*\],\s+", ""),
+    (r"default:\s+null", "default: none"),
+    (r", --\w+\+ \S+", ""),
+    (
+        r"Print the configuration after(.|\n)*?skip_unset\.",
+        "Print the values that this call would use as YAML, and exit.",
+    ),
+    (r"--print_config \[=flags\]\n\s+", "--print_config        "),
+)
+"""What the parser writes about Python's types, and what a user reads instead."""
+
+
+def _plain_help(text: str) -> str:
+    for pattern, words in PLAIN_HELP:
+        text = re.sub(pattern, words, text)
+    return text
 
 
 def _records(function: Callable[..., None]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import reduce
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -145,10 +145,12 @@ def load_scans(database: Path | None = None) -> list[Scan]:
         return list(_read_scans(connection, None).values())
 
 
+@lru_cache(maxsize=128)
 def reading_mask(reading: Reading) -> tuple[Bool[np.ndarray, "row column slice"], IndexBox]:
     """The voxels that one reader marked, over the box of the outlines.
 
-    Equal to pylidc's `Annotation.boolean_mask()` and `.bbox()`: outlines are outside, exclusions cut out.
+    Equal to pylidc's `Annotation.boolean_mask()` and `.bbox()`: outlines are outside, exclusions cut out. A scan's last
+    masks are kept, because a nodule is placed by them and then filled; so they are read-only.
     """
     box = _outline_box(reading)
     mask = np.zeros(box.shape, dtype=bool)
@@ -162,6 +164,7 @@ def reading_mask(reading: Reading) -> tuple[Bool[np.ndarray, "row column slice"]
                 else:
                     plane &= ~pixels
                 plane[contour.points[:, 0] - box.row[0], contour.points[:, 1] - box.column[0]] = False
+    mask.setflags(write=False)
     return mask, box
 
 

@@ -102,3 +102,12 @@ def test_debug_shows_the_traceback_once_and_only_where_asked(capsys):
     assert "Traceback" not in capsys.readouterr().err
     assert main(["step", "--count", "1", "--debug"]) == 1
     assert capsys.readouterr().err.count("Traceback") == 1
+
+
+def test_help_speaks_of_no_python_types(capsys):
+    assert main(["crossval", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "<class" not in shown
+    assert "null" not in shown
+    assert "Literal" not in shown
+    assert "--folds+" not in shown

@@ -23,6 +23,7 @@ from pathlib import Path
 import pydicom
 
 from lidc_cdam import artifacts
+from preprocessing.annotations import reading_mask
 from preprocessing.cohort import cohort
 from preprocessing.extract import DicomJob, dicom_jobs, extract
 from preprocessing.native import ScanReader
@@ -83,6 +84,7 @@ def main() -> None:
         rounds = []
         for _ in range(options.pairs):
             shutil.rmtree(Path(name) / "other", ignore_errors=True)
+            reading_mask.cache_clear()
             rounds.append((seconds(work), seconds(finding), seconds(told)))
     nodules = sum(len(job.nodules) for job in jobs)
     print(f"{nodules} nodules, {len(files)} of {len(everything)} files needed, medians of {options.pairs} rounds:")

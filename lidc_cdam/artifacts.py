@@ -9,7 +9,8 @@ import gzip
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
-from jaxtyping import Float32, Int16, Shaped, UInt8
+from jaxtyping import Bool, Float32, Int16, Shaped, UInt8
 
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import read_json, replacing, write_json
+from lidc_cdam.provenance import sha256_of
 from lidc_cdam.vocabulary import BIOMARKERS, RATINGS
 
 SCHEMA = 1
@@ -137,6 +139,11 @@ class Dataset:
     nodules: Mapping[str, NoduleRecord]
     """Record of every extracted nodule by `nodule_id`, in the cohort's order."""
 
+    def digest(self, nodule_ids: Sequence[str]) -> str:
+        """What decides these nodules' crops, as a digest; nodules that a second source adds do not change it."""
+        records = {key: asdict(self.nodules[key]) for key in nodule_ids if key in self.nodules}
+        return sha256_of({"parameters": dict(self.parameters), "nodules": records})
+
 
 def write_dataset(data: Path, dataset: Dataset) -> None:
     """Write `DATA/dataset.json`."""
@@ -155,10 +162,25 @@ def read_dataset(data: Path) -> Dataset:
         raise LidcCdamError(f"{path} is missing; run `lidc-cdam extract --data {data}` first.")
     stored = read_json(path)
     check_schema(path, stored)
-    records = {
-        key: NoduleRecord(**{**value, "flags": tuple(value["flags"])}) for key, value in stored["nodules"].items()
-    }
-    return Dataset(stored["parameters"], records)
+    with _as_written(path, "extract"):
+        records = {key: nodule_record(value) for key, value in stored["nodules"].items()}
+        return Dataset(stored["parameters"], records)
+
+
+def nodule_record(stored: Mapping[str, Any]) -> NoduleRecord:
+    """A nodule's record from its JSON form."""
+    return NoduleRecord(**{**stored, "flags": tuple(stored["flags"])})
+
+
+@contextmanager
+def _as_written(path: Path, step: str) -> Iterator[None]:
+    """Turn keys that a JSON artefact lacks, or has too many, into a sentence."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        raise LidcCdamError(
+            f"{path} must be as `lidc-cdam {step}` wrote it, but it is not ({error}); run that step again."
+        ) from error
 
 
 def check_schema(path: Path, stored: Any) -> None:
@@ -181,6 +203,11 @@ class Crop:
     """Position (x, y, z) of voxel [0, 0, 0]'s centre in LPS, mm."""
     spacing_mm: float = 1.0
 
+    def consensus(self, readers: int) -> Bool[np.ndarray, "slice row column"]:
+        """Voxels that at least half of the nodule's `readers` marked."""
+        marked: np.ndarray = (self.readers > 0) & (2 * self.readers.astype(int) >= readers)
+        return marked
+
 
 def crop_path(data: Path, nodule_id: str) -> Path:
     """`DATA/crops/<nodule_id>.nii.gz`, HU."""
@@ -196,14 +223,17 @@ def write_crop(data: Path, nodule_id: str, crop: Crop) -> None:
     """Write a nodule's cube and its reader counts as two NIfTI files of one geometry.
 
     Raises:
-        OSError: what was written does not read back (SimpleITK says nothing when a disk is full).
+        OSError: what was written does not read back (SimpleITK may say nothing when a disk is full).
     """
     for path, array in ((mask_path(data, nodule_id), crop.readers), (crop_path(data, nodule_id), crop.hu)):
         image = sitk.GetImageFromArray(np.ascontiguousarray(array))
         image.SetSpacing((crop.spacing_mm,) * 3)
         image.SetOrigin(crop.origin_mm)
         with replacing(path) as temporary:
-            sitk.WriteImage(image, str(temporary), useCompression=True)
+            try:
+                sitk.WriteImage(image, str(temporary), useCompression=True)
+            except RuntimeError as error:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path)) from error
             _require_whole(temporary, array, path)
 
 
@@ -224,7 +254,7 @@ def read_crop(data: Path, nodule_id: str) -> Crop:
     """
     images = [_read_image(path) for path in (crop_path(data, nodule_id), mask_path(data, nodule_id))]
     crop, mask = images
-    if crop.GetSize() != mask.GetSize() or not np.allclose(crop.GetOrigin(), mask.GetOrigin(), atol=1e-3):
+    if crop.GetSize() != mask.GetSize() or not np.allclose(_geometry(crop), _geometry(mask), atol=1e-3):
         raise LidcCdamError(
             f"{crop_path(data, nodule_id)} and {mask_path(data, nodule_id)} must share one geometry, but they differ; "
             f"delete both and run `lidc-cdam extract` again."
@@ -236,6 +266,10 @@ def read_crop(data: Path, nodule_id: str) -> Crop:
         (x, y, z),
         float(crop.GetSpacing()[0]),
     )
+
+
+def _geometry(image: sitk.Image) -> tuple[float, ...]:
+    return (*image.GetOrigin(), *image.GetSpacing(), *image.GetDirection())
 
 
 def _read_image(path: Path) -> sitk.Image:
@@ -287,9 +321,10 @@ def read_splits(path: Path) -> Splits:
         raise LidcCdamError(f"{path} is missing; run `lidc-cdam split` first.")
     stored = read_json(path)
     check_schema(path, stored)
-    folds = tuple(Fold(*(tuple(fold[role]) for role in ("train", "val", "test"))) for fold in stored.pop("folds"))
-    del stored["schema"]
-    return Splits(folds=folds, **stored)
+    with _as_written(path, "split"):
+        folds = tuple(Fold(*(tuple(fold[role]) for role in ("train", "val", "test"))) for fold in stored.pop("folds"))
+        del stored["schema"]
+        return Splits(folds=folds, **stored)
 
 
 def fold_folder(run: Path, fold: int) -> Path:
@@ -362,15 +397,17 @@ def read_maps(path: Path) -> Maps:
     )
 
 
-def read_arrays(path: Path, names: Sequence[str], step: str) -> dict[str, Shaped[np.ndarray, "..."]]:
-    """The named arrays of an NPZ file, without pickles.
+def read_arrays(
+    path: Path, names: Sequence[str], step: str, optional: Sequence[str] = ()
+) -> dict[str, Shaped[np.ndarray, "..."]]:
+    """The named arrays of an NPZ file, without pickles; those of `optional` only where it has them.
 
     Raises:
         LidcCdamError: the file is missing or damaged, or lacks an array.
     """
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            return {name: stored[name] for name in names}
+            return {name: stored[name] for name in (*names, *(name for name in optional if name in stored))}
     except FileNotFoundError as error:
         raise LidcCdamError(f"{path} is missing; run `lidc-cdam {step}` first.") from error
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:

@@ -43,7 +43,9 @@ VIEWS: dict[str, View] = {
 }
 
 
-def take_view(cube: Shaped[np.ndarray, "slice row column"], view: str, index: int) -> Shaped[np.ndarray, "row column"]:
+def take_view(
+    cube: Shaped[np.ndarray, "slice row column"], view: str, index: int
+) -> Shaped[np.ndarray, "height width"]:
     """The image of `view` at `index` along the view's axis (counted from 0 in the cube's own direction).
 
     Args:

@@ -26,7 +26,6 @@ PACKAGES = (
     "pydicom",
     "torch",
     "timm",
-    "monai",
     "pytorch-lightning",
     "scikit-learn",
 )

@@ -31,11 +31,17 @@ class Target:
     """What a larger value means, as the end of the sentence "a larger value means ..."."""
 
     def word(self, value: float) -> str:
-        """The published word of the code nearest to `value` (on the readers' scale); empty for a length."""
+        """The published word of the code nearest to `value` (on the readers' scale); empty for a length.
+
+        Halfway, where a median of four readers can lie, both words are named: a malignancy of 2.5 counts as benign
+        and one of 3.5 as malignant, so neither may be called indeterminate.
+        """
         if not self.words:
             return ""
-        index = round(min(max(value, self.low), self.high) - self.low)
-        return self.words[index]
+        place = min(max(value, self.low), self.high) - self.low
+        if place % 1 == 0.5:
+            return f"between {self.words[int(place)]} and {self.words[int(place) + 1]}"
+        return self.words[round(place)]
 
 
 class Biomarker(Target):

@@ -32,6 +32,8 @@ from preprocessing.pack import NODULES, read_cutout, read_pack
 from preprocessing.series import Series, index_series
 
 STAGE = "extract"
+ALGORITHM = 2
+"""Raised with each change of the code that changes a voxel, so that older crops are not taken for today's."""
 MAX_READERS = 4
 """Radiologists who read each scan; a cluster with more readings has one reader's twice."""
 
@@ -241,6 +243,7 @@ def pack_jobs(data: Path, folder: Path, cohort: pd.DataFrame, allow_padding: boo
 def _parameters(data: Path) -> dict[str, Any]:
     """Every setting that decides a voxel."""
     return {
+        "algorithm": ALGORITHM,
         "side": CROP_SIDE,
         "spacing_mm": SPACING_MM,
         "central_voxel": CENTRAL,
@@ -277,8 +280,7 @@ def _finish(
     records = {}
     for nodule_id in cohort.index:
         if _is_done(data, nodule_id):
-            stored = read_json(_record_path(data, nodule_id))
-            records[str(nodule_id)] = NoduleRecord(**{**stored, "flags": tuple(stored["flags"])})
+            records[str(nodule_id)] = artifacts.nodule_record(read_json(_record_path(data, nodule_id)))
     if not records:
         raise LidcCdamError(
             f"None of the {len(failures)} nodules could be extracted; {data / artifacts.FAILED} says why, the first: "

@@ -34,15 +34,11 @@ class ScanReader:
         self.frame = series.frame()
         groups = series.by_position
         heights = np.array([group[0].z_mm for group in groups])
-        self._files: list[tuple[Slice, ...]] = []
-        self._strange = set(range(len(groups)))
-        for z in scan.slice_z_mm:
-            nearest = int(np.abs(heights - z).argmin())
-            same = abs(heights[nearest] - z) < SAME_Z_MM
-            self._files.append(groups[nearest] if same else ())
-            if same:
-                self._strange.discard(nearest)
-        self._strange_z = sorted(float(heights[index]) for index in self._strange)
+        wanted = np.array(scan.slice_z_mm)
+        nearest = np.abs(heights - wanted[:, None]).argmin(axis=1)
+        same = np.abs(heights[nearest] - wanted) < SAME_Z_MM
+        self._files = [groups[index] if found else () for index, found in zip(nearest, same, strict=True)]
+        self._strange_z = np.delete(heights, nearest[same]).tolist()
         incomplete = () if all(self._files) else ("incomplete series",)
         self._series_flags = (*series.flags(), *incomplete)
         self._opened: dict[int, list[SlicePixels]] = {}
@@ -58,7 +54,7 @@ class ScanReader:
         counts, _ = reader_counts(nodule, box)
         hu = np.empty(box.shape, dtype=np.int16)
         for place, index in enumerate(range(*box.slice)):
-            hu[:, :, place] = self._rows(index, box.row)[:, slice(*box.column)]
+            hu[:, :, place] = self._pixels(index, box)
         return Block(hu, counts, box, self.frame, self.scan.slice_z_mm[slice(*box.slice)])
 
     def forget(self, before: int) -> None:
@@ -98,13 +94,14 @@ class ScanReader:
         if len(inside) and inside.max() > GAP * np.median(steps):
             raise LidcCdamError(
                 f"{where} must have slices throughout the nodule's surroundings, but there is a gap of "
-                f"{inside.max():g} mm after z = {z_mm[first + int(inside.argmax())]:g} mm."
+                f"{inside.max():g} mm after z = {z_mm[first + int(inside.argmax())]:g} mm; "
+                f"leave the series out (a preset's excluded_series)."
             )
 
-    def _rows(self, index: int, rows: tuple[int, int]) -> Int16[np.ndarray, "row column"]:
+    def _pixels(self, index: int, box: IndexBox) -> Int16[np.ndarray, "row column"]:
         if index not in self._opened:
             self._opened[index] = [SlicePixels(one.path) for one in self._files[index]]
-        chosen, *others = (pixels.hu(rows) for pixels in self._opened[index])
+        chosen, *others = (pixels.hu(box.row, box.column) for pixels in self._opened[index])
         if any(not np.array_equal(chosen, other) for other in others):
             self._different.add(index)
         return chosen

@@ -186,27 +186,34 @@ def read_cutout(folder: Path, row: Mapping[str, Any]) -> tuple[Block, tuple[str,
         LidcCdamError: the cut-out is missing or damaged, or does not fit its row.
     """
     path = cutout_path(folder, str(row["nodule_id"]))
-    stored = artifacts.read_arrays(path, ("hu", "readers"), STAGE)
+    stored = artifacts.read_arrays(path, ("hu", "readers"), STAGE, optional=("flags",))
     hu, readers = stored["hu"], stored["readers"]
-    box = IndexBox(*((int(row[f"{axis}_start"]), int(row[f"{axis}_stop"])) for axis in ("row", "column", "slice")))
-    z_mm = tuple(float(z) for z in str(row["slice_z_mm"]).split())
+    try:
+        box, z_mm, frame = _place(row)
+    except (ValueError, TypeError) as error:
+        raise LidcCdamError(
+            f"The row of {row['nodule_id']} in {folder / NODULES} must place the cut-out by numbers, but one is none "
+            f"({error}); make the pack again."
+        ) from error
     right = hu.dtype == np.int16 and readers.dtype == np.uint8 and hu.shape == readers.shape == box.shape
     if not right:
         raise LidcCdamError(
             f"{path} must hold int16 hu and uint8 readers of the shape {box.shape} in its row of {NODULES}, but they "
             f"are {hu.dtype} {hu.shape} and {readers.dtype} {readers.shape}; make the pack again."
         )
-    if len(z_mm) != len(range(*box.slice)) or (np.diff(z_mm) <= 0).any() or not row["pixel_spacing_mm"] > 0:
+    if len(z_mm) != len(range(*box.slice)) or (np.diff(z_mm) <= 0).any() or not min(frame.spacing_mm) > 0:
         raise LidcCdamError(
             f"The row of {row['nodule_id']} in {folder / NODULES} must have a positive pixel_spacing_mm and one "
             f"ascending z for each slice; make the pack again."
         )
-    return Block(hu, readers, box, _frame(row, box), z_mm), _flags(path, z_mm)
+    flags = tuple(str(flag) for flag in stored["flags"]) if "flags" in stored else spacing_flags(z_mm)
+    return Block(hu, readers, box, frame, z_mm), flags
 
 
-def _flags(path: Path, z_mm: Sequence[float]) -> tuple[str, ...]:
-    with np.load(path, allow_pickle=False) as stored:
-        return tuple(str(flag) for flag in stored["flags"]) if "flags" in stored else spacing_flags(z_mm)
+def _place(row: Mapping[str, Any]) -> tuple[IndexBox, tuple[float, ...], Frame]:
+    """Box, slice positions and frame of a row of `nodules.csv`."""
+    box = IndexBox(*((int(row[f"{axis}_start"]), int(row[f"{axis}_stop"])) for axis in ("row", "column", "slice")))
+    return box, tuple(float(z) for z in str(row["slice_z_mm"]).split()), _frame(row, box)
 
 
 def _frame(row: Mapping[str, Any], box: IndexBox) -> Frame:

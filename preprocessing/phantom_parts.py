@@ -120,8 +120,8 @@ def slice_index(scan: Scan, z_mm: Float[np.ndarray, " slice"]) -> Float[np.ndarr
 
 
 def sample(
-    values: Volume,
-    indices: tuple[Shaped[np.ndarray, " slice"], Shaped[np.ndarray, " row"], Shaped[np.ndarray, " column"]],
+    values: Float32[np.ndarray, "depth height width"],
+    indices: tuple[Float[np.ndarray, " slice"], Float[np.ndarray, " row"], Float[np.ndarray, " column"]],
     periodic: bool,
 ) -> Volume:
     """Values on a grid of fractional indices, linear along each axis; beyond the ends periodic, or as at the end."""
@@ -129,13 +129,15 @@ def sample(
         index = np.round(index, 6)  # a position on a voxel must not miss it by a rounding error
         below = np.floor(index).astype(int)
         weight = (index - below).astype(np.float32).reshape([-1 if axis == k else 1 for k in range(3)])
-        near: Volume = _take(values, below, axis, periodic)
+        near = _take(values, below, axis, periodic)
         # On the lattice itself (a slice of the scan) the second look-up would be for nothing.
         values = near + weight * (_take(values, below + 1, axis, periodic) - near) if weight.any() else near
     return np.asarray(values)
 
 
-def _take(values: Volume, index: Int[np.ndarray, " position"], axis: int, periodic: bool) -> Volume:
+def _take(
+    values: Float32[np.ndarray, "depth height width"], index: Int[np.ndarray, " position"], axis: int, periodic: bool
+) -> Float32[np.ndarray, "..."]:
     length = values.shape[axis]
     return np.asarray(np.take(values, index % length if periodic else np.clip(index, 0, length - 1), axis))
 

@@ -204,20 +204,25 @@ class SlicePixels:
             self._layout = pixel_layout(path)
             self._decoded = None if self._layout is not None else _decode(path)
 
-    def hu(self, rows: tuple[int, int] | None = None) -> Int16[np.ndarray, "row column"]:
+    def hu(
+        self, rows: tuple[int, int] | None = None, columns: tuple[int, int] | None = None
+    ) -> Int16[np.ndarray, "row column"]:
         """Hounsfield units, rounded to whole ones.
 
         Args:
             rows: half-open range of rows; all by default.
+            columns: half-open range of columns; all by default.
 
         Raises:
             LidcCdamError: the file's pixels cannot be read.
         """
+        across = slice(*columns) if columns else slice(None)
         with _naming(self.path):
             if self._layout is not None:
-                return _to_hu(_read_rows(self.path, self._layout, rows), self._layout.slope, self._layout.intercept)
+                stored = _read_rows(self.path, self._layout, rows)[:, across]
+                return _to_hu(stored, self._layout.slope, self._layout.intercept)
         whole = cast(Int16[np.ndarray, "row column"], self._decoded)
-        return whole if rows is None else whole[slice(*rows)]
+        return whole[slice(*rows) if rows else slice(None), across]
 
 
 def read_hu(one: Slice) -> Int16[np.ndarray, "row column"]:

@@ -3,8 +3,6 @@
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
 from lidc_cdam.vocabulary import Target
 from reports.figures import ABOVE, BELOW, BLUE, OPACITY, ORANGE, svg
 
@@ -54,7 +52,7 @@ def _ends(target: Target, values: Sequence[float], prediction: float | None) -> 
 def _ticks(target: Target, low: float, high: float) -> list[float]:
     if target.kind == "length":
         return [low, *(tick for tick in range(10, 100, 10) if low < tick <= high)]
-    return list(np.arange(low, high + 1))
+    return [low + step for step in range(round(high - low) + 1)]
 
 
 def _dots(places: Sequence[float], base: float) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
+from jaxtyping import Float32
 
 from lidc_cdam import artifacts, provenance
 from lidc_cdam.artifacts import Maps, NoduleRecord
@@ -19,10 +19,14 @@ from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import read_json
 from lidc_cdam.geometry import VIEWS
 from lidc_cdam.progress import track
+from lidc_cdam.runs import read_config
 from lidc_cdam.vocabulary import BIOMARKERS, MALIGNANCY, TARGETS, Target
 
 SCALE_PERCENTILE = 99.0
-"""The limit of the signed scale: this percentile of |score| over all maps of a run."""
+"""The limit of the signed scale: this percentile of |score| over all maps of one model, which is one fold's.
+
+Models of different folds can differ tenfold in the size of their scores, so one limit for all would blank some.
+"""
 SHOWN: tuple[str, ...] = (*(biomarker.key for biomarker in BIOMARKERS), MALIGNANCY.key)
 """Order in which documents show the targets."""
 MASS, CHANCE = "relevance_mass", "relevance_mass_chance"
@@ -40,10 +44,10 @@ class Run:
     method: str
     targets: tuple[str, ...]
     backbone: str
-    limit: float | None
-    """Limit of the signed scale; None where the run has no maps by this method."""
-    mapped: int
-    """Nodules that have maps."""
+    limits: dict[int, float]
+    """Limit of the signed scale by fold; a fold without maps by this method has none."""
+    mapped: dict[int, int]
+    """Nodules that have maps, by fold."""
     protocol: str
     shared_patients: float | None
     spread: dict[str, float]
@@ -72,13 +76,11 @@ class Case:
     mass: dict[str, tuple[float, float | None]]
     """Relevance mass inside the consensus and its chance level, per target; empty without `explainers.csv`."""
     record: NoduleRecord | None
-    padding_hu: float | None
 
     @property
     def is_synthetic(self) -> bool:
         """Whether the crop is a phantom's."""
-        flags = " ".join(self.record.flags).lower() if self.record else ""
-        return "synthetic" in flags or "phantom" in flags
+        return self.record is not None and artifacts.SYNTHETIC in self.record.flags
 
 
 def open_run(run: Path, method: str, data: Path | None = None) -> tuple[Run, list[Case]]:
@@ -101,7 +103,7 @@ def open_run(run: Path, method: str, data: Path | None = None) -> tuple[Run, lis
             f"{run / artifacts.PREDICTIONS} must hold predictions of {', '.join(TARGETS)}, but it holds none; "
             f"run `lidc-cdam crossval` again."
         )
-    limit, mapped = _scale(run, method, predictions)
+    limits, mapped = _scales(run, method, predictions)
     protocol, shared = _splits(config)
     record = _training_record(run)
     facts = Run(
@@ -110,7 +112,7 @@ def open_run(run: Path, method: str, data: Path | None = None) -> tuple[Run, lis
         method=method,
         targets=tuple(keys),
         backbone=str(config.get("backbone", "")),
-        limit=limit,
+        limits=limits,
         mapped=mapped,
         protocol=protocol,
         shared_patients=shared,
@@ -124,32 +126,14 @@ def open_run(run: Path, method: str, data: Path | None = None) -> tuple[Run, lis
     return facts, _cases(facts, predictions)
 
 
-def read_config(run: Path) -> dict[str, Any]:
-    """A run's resolved configuration.
-
-    Raises:
-        LidcCdamError: the file is missing or is not a YAML mapping.
-    """
-    path = run / artifacts.CONFIG
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise LidcCdamError(f"{path} is missing; --run must be a folder that `lidc-cdam crossval` wrote.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise LidcCdamError(f"{path} must be YAML, but it cannot be read; run `lidc-cdam crossval` again.") from error
-    if not isinstance(config, dict):
-        raise LidcCdamError(f"{path} must be a YAML mapping; run `lidc-cdam crossval` again.")
-    return config
-
-
 def _data_of(run: Path, config: dict[str, Any]) -> Path:
-    named = config.get("data")
-    if named is None or not Path(named).is_dir():
+    named = Path(config["data"])
+    if not named.is_dir():
         raise LidcCdamError(
             f"{run / artifacts.CONFIG} must name the folder of the crops under `data`, but {named} is no folder here; "
             f"give it with --data."
         )
-    return Path(named)
+    return named
 
 
 def _splits(config: dict[str, Any]) -> tuple[str, float | None]:
@@ -176,26 +160,22 @@ def _model_digests(run: Path, predictions: pd.DataFrame) -> dict[int, str]:
     return {fold: provenance.sha256(path) for fold, path in paths.items() if path.exists()}
 
 
-def _scale(run: Path, method: str, predictions: pd.DataFrame) -> tuple[float | None, int]:
-    """The shared limit, and how many nodules have maps."""
+def _scales(run: Path, method: str, predictions: pd.DataFrame) -> tuple[dict[int, float], dict[int, int]]:
+    """By fold: the limit that its maps share, and how many nodules have maps."""
     paths = [
-        artifacts.maps_path(run, int(fold), method, nodule)
+        (int(fold), artifacts.maps_path(run, int(fold), method, nodule))
         for fold, nodule in zip(predictions["fold"], predictions["nodule_id"], strict=True)
         if SAFE_NAME.fullmatch(nodule)
     ]
-    found = [path for path in paths if path.exists()]
-    if not found:
-        return None, 0
-    scores = []
-    for path in track(found, f"Reading {method} maps"):
+    scores: dict[int, list[Float32[np.ndarray, score]]] = {}
+    for fold, path in track([(fold, path) for fold, path in paths if path.exists()], f"Reading {method} maps"):
         # A damaged file decides no scale; the report of its own nodule fails and names it.
         with suppress(LidcCdamError):
-            scores.append(np.abs(read_maps(path).scores).ravel())
-    if not scores:
-        return None, 0
-    limit = float(np.percentile(np.concatenate(scores), SCALE_PERCENTILE))
+            scores.setdefault(fold, []).append(np.abs(read_maps(path).scores).ravel())
+    limits = {fold: float(np.percentile(np.concatenate(own), SCALE_PERCENTILE)) for fold, own in scores.items()}
     # Two significant digits, upwards: a printed limit is the limit itself.
-    return (_round_up(limit) if limit > 0 else 1.0), len(scores)
+    rounded = {fold: _round_up(limit) if limit > 0 else 1.0 for fold, limit in sorted(limits.items())}
+    return rounded, {fold: len(own) for fold, own in scores.items()}
 
 
 def read_maps(path: Path) -> Maps:
@@ -225,7 +205,6 @@ def _cases(run: Run, predictions: pd.DataFrame) -> list[Case]:
     dataset = artifacts.read_dataset(run.data)
     readings = dict(iter(artifacts.read_readings(run.data).groupby("nodule_id")))
     masses = _masses(run)
-    padding = dataset.parameters.get("padding_hu")
     cases = []
     for row in predictions.to_dict("records"):
         nodule = row["nodule_id"]
@@ -242,7 +221,6 @@ def _cases(run: Run, predictions: pd.DataFrame) -> list[Case]:
                 true=_finite(row, run.targets, "true"),
                 mass=masses.get(nodule, {}),
                 record=dataset.nodules.get(nodule),
-                padding_hu=padding,
             )
         )
     return cases

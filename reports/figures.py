@@ -242,8 +242,8 @@ def _hatch_words(padded: Bool[np.ndarray, "row column"], side_mm: float) -> str:
     bands = [band for band in np.split(full, np.flatnonzero(np.diff(full) > 1) + 1) if band.size * cell >= 5]
     if not bands:
         return ""
-    widest = max(bands, key=len)
-    y = max((float(widest.mean()) + 0.5) * cell + 0.5, 4.2)  # below the orientation letter
+    # The uppermost band, because the scale bar lies in the lowest; below the orientation letter.
+    y = max((float(bands[0].mean()) + 0.5) * cell + 0.5, 4.2)
     return _text(side_mm / 2, y, "outside what was read", 1.5, "#e4e8ee")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lidc_cdam.geometry import CENTRAL, take_view
-from lidc_cdam.vocabulary import TARGETS
+from lidc_cdam.vocabulary import MALIGNANCY, TARGETS
 from reports import figures
 from reports.context import Case, Run, targets_of, title_of
 from reports.material import Material
@@ -19,7 +19,7 @@ def index_row(material: Material) -> dict[str, Any]:
     case = material.case
     pairs = [(run, own) for run, own in zip(material.runs, material.cases, strict=True) if own is not None]
     cells = {target.key: _cell(run, own, target.key) for run, own in pairs for target in targets_of(run)}
-    errors = [cell["error"] for key, cell in cells.items() if key != "malignancy" and cell["error"] is not None]
+    errors = [cell["error"] for key, cell in cells.items() if key != MALIGNANCY.key and cell["error"] is not None]
     return {
         "nodule_id": case.nodule_id,
         "fold": case.fold,
@@ -30,6 +30,7 @@ def index_row(material: Material) -> dict[str, Any]:
         "error": statistics.fmean(errors) if errors else None,
         "maps": all(maps is not None for maps in material.maps),
         "synthetic": case.is_synthetic,
+        "unread": bool(material.padded.any()),
     }
 
 
@@ -63,6 +64,7 @@ def index_content(runs: Sequence[Run], results: Sequence[dict[str, Any]]) -> dic
         "targets": [{"key": key, "title": TARGETS[key].title} for run in runs for key in run.targets],
         "rows": rows,
         "synthetic": sum(row["synthetic"] for row in rows),
+        "unread": sum(row["unread"] for row in rows),
         "failed": [row for row in results if "reason" in row],
         "runs": [_run_facts(run) for run in runs],
     }
@@ -74,7 +76,8 @@ def _run_facts(run: Run) -> dict[str, Any]:
         if run.shared_patients is None
         else f"; {percent(run.shared_patients)} of test nodules share their patient with training or validation"
     )
-    scale = "no maps yet" if run.limit is None else f"{run.method}, {run.mapped} nodules, scale ±{run.limit:.3g}"
+    limits = ", ".join(f"±{limit:.3g}" for limit in run.limits.values())
+    scale = f"{run.method}, {sum(run.mapped.values())} nodules, scale by fold {limits}" if limits else "no maps yet"
     return {
         "title": title_of(run),
         "facts": [
@@ -83,10 +86,21 @@ def _run_facts(run: Run) -> dict[str, Any]:
             ("Maps", scale),
         ],
         "metrics": _metric_rows(run),
+        "rated": any(key != MALIGNANCY.key for key in run.targets),
     }
 
 
 MALIGNANCY_METRICS = {"accuracy": "accuracy", "auc": "AUC", "balanced_accuracy": "balanced accuracy", "brier": "Brier"}
+BASELINES = {
+    "ruler": {
+        "accuracy": "readers' mean diameter with one threshold",
+        "auc": "readers' mean diameter alone",
+        "balanced_accuracy": "readers' mean diameter with one threshold",
+    },
+    "commoner_class": {"accuracy": "always the commoner label"},
+    "unread_frame": {"auc": "share of the crop that was read, alone (cut-outs give the nodule's size away)"},
+}
+"""What stands beside the figures of malignancy: words by baseline and metric of `summary.json`."""
 
 
 def _metric_rows(run: Run) -> list[dict[str, str]]:
@@ -95,20 +109,30 @@ def _metric_rows(run: Run) -> list[dict[str, str]]:
     baselines = run.summary.get("baselines", {})
     rows = []
     for key, name in MALIGNANCY_METRICS.items():
-        ruler = baselines.get("ruler", {}).get("malignancy", {}).get(key)
-        beside = f"readers' mean diameter with one threshold: {_interval(ruler)}" if ruler else ""
-        reader = run.summary.get("readers", {}).get("malignancy", {}).get("reader_auc") if key == "auc" else None
-        beside += f"; one reader against the others' median: {reader:.3f}" if reader is not None else ""
-        rows.append(_metric_row(f"Malignancy, {name}", metrics.get("malignancy", {}).get(key), beside))
+        rows.append(_metric_row(f"Malignancy, {name}", metrics.get(MALIGNANCY.key, {}).get(key), _beside(run, key)))
     constant = baselines.get("best_constant", {}).get("biomarkers", {}).get("mean_within_1")
     means = metrics.get("biomarkers", {})
     rows.append(_metric_row("Eight biomarkers, mean z-MSE", means.get("mean_z_mse"), _floor(floors, "biomarkers")))
-    beside = f"best constant answers: {_interval(constant)}" if constant else ""
+    beside = f"best constant answers, chosen on these nodules: {_interval(constant)}" if constant else ""
     rows.append(_metric_row("Eight biomarkers, within 1 of the mean", means.get("mean_within_1"), beside))
     for target in targets_of(run):
         value = metrics.get(target.key, {}).get("z_mse")
         rows.append(_metric_row(f"{target.title}, z-MSE", value, _floor(floors, target.key)))
     return [row for row in rows if row["value"]]
+
+
+def _beside(run: Run, metric: str) -> str:
+    """What a figure of malignancy must be compared with."""
+    baselines = run.summary.get("baselines", {})
+    found = {
+        words[metric]: _interval(baselines.get(name, {}).get(MALIGNANCY.key, {}).get(metric))
+        for name, words in BASELINES.items()
+        if metric in words
+    }
+    reader = run.summary.get("readers", {}).get(MALIGNANCY.key, {}).get("reader_auc")
+    if metric == "auc" and reader is not None:
+        found["one reader against the others' median"] = f"{reader:.3f}"
+    return "; ".join(f"{title}: {figure}" for title, figure in found.items() if figure)
 
 
 def _metric_row(name: str, figure: Mapping[str, Any] | None, beside: str) -> dict[str, str]:

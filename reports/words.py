@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from lidc_cdam.vocabulary import TARGETS, Target
 from reports.context import Case, Run, targets_of
@@ -17,6 +18,37 @@ SIZE_R2: dict[str, float] = {
 }
 """Share of a biomarker's variance that log diameter explains on the 869 nodules of the `all` cohort."""
 
+SCORES: dict[str, str] = {
+    "cdam": "A score says how strongly the model's output ({unit}) reacts when that token is turned up or down; scores "
+    "are not shares and do not add up to the output.",
+    "smooth_cdam": "A score says how strongly the model's output ({unit}) reacts when that token is turned up or down, "
+    "as a mean over small noise; scores are not shares and do not add up to the output.",
+    "integrated_cdam": "A score is that token's part of the model's output ({unit}) against tokens that are all zero; "
+    "the parts of the class and register tokens are not shown.",
+    "random": "A control, drawn at random: its colours say nothing about this nodule or the model.",
+    "centre": "A control, the same blob for every image: its colours say nothing about this nodule or the model.",
+}
+"""What a score means, by method; `{unit}` is the unit of the model's output."""
+
+
+@dataclass(frozen=True)
+class Strongest:
+    """The strongest score of a nodule's maps."""
+
+    target: Target
+    score: float
+    view: str
+    """Title of the view it lies in."""
+    place: str
+    """Where it lies; a key of `PLACES`."""
+
+
+PLACES: dict[str, str] = {
+    "inside": "lies on what at least half of the readers marked",
+    "outside": "lies outside what at least half of the readers marked",
+    "unread": "lies where nothing was read and the model saw mirrored tissue",
+}
+
 
 def number(value: float) -> str:
     """A number with three significant digits."""
@@ -24,8 +56,10 @@ def number(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as a percentage; one that is not zero is never printed as 0 %."""
-    return "below 1\u00a0%" if 0 < share < 0.005 else f"{share * 100:.0f}\u00a0%"
+    """A share as a percentage; only none is printed as 0 %, only all as 100 %."""
+    if 0 < share < 0.005:
+        return "below 1\u00a0%"
+    return "above 99\u00a0%" if 0.995 <= share < 1 else f"{share * 100:.0f}\u00a0%"
 
 
 def with_word(target: Target, value: float | None, median: bool = False) -> dict[str, str]:
@@ -64,12 +98,25 @@ def difference_in_deviations(target: Target, prediction: float | None, mean: flo
     return f"{difference}{beside}"
 
 
+def score_words(method: str, units: Sequence[str]) -> str:
+    """What colours and scores of a method's maps mean.
+
+    Args:
+        method: key of an estimator.
+        units: of the model's outputs.
+    """
+    meaning = SCORES.get(method, "Scores are in the method's own unit.").format(unit=" and ".join(units))
+    if meaning.startswith("A control"):
+        return meaning
+    return f"Orange raises, blue lowers the predicted value; no colour: a score near zero. {meaning}"
+
+
 def map_command(run: Run) -> str:
     """The command that writes a run's maps; `RUN` stands for its folder, since documents name no path."""
     return f"lidc-cdam explain --run RUN --method {run.method}"
 
 
-def lead_sentences(pairs: Sequence[tuple[Run, Case]], strongest: tuple[Target, float, bool] | None) -> list[str]:
+def lead_sentences(pairs: Sequence[tuple[Run, Case]], strongest: Strongest | None) -> list[str]:
     """Two to four sentences: malignancy, the biomarker that is furthest from the readers, where relevance lies."""
     sentences = [
         *(_malignancy(case) for _, case in pairs if "malignancy" in case.predicted),
@@ -77,12 +124,11 @@ def lead_sentences(pairs: Sequence[tuple[Run, Case]], strongest: tuple[Target, f
         _relevance(pairs),
     ]
     if strongest is not None:
-        target, score, inside = strongest
-        place = "on" if inside else "outside"
-        effect = "raises" if score > 0 else "lowers"
+        effect = "raises" if strongest.score > 0 else "lowers"
+        score = f"{strongest.score:+.3g}".replace("-", "−")
         sentences.append(
-            f"The strongest score of all maps {effect} {target.title.lower()} ({score:+.3g}) and lies {place} "
-            f"what at least half of the readers marked.".replace("(-", "(−")
+            f"The strongest score of all maps {effect} the predicted {strongest.target.title.lower()} ({score}, "
+            f"{strongest.view.lower()} view) and {PLACES[strongest.place]}."
         )
     return [sentence for sentence in sentences if sentence]
 
@@ -93,9 +139,13 @@ def _malignancy(case: Case) -> str:
     if case.malignancy is None:
         return f"{sentence}."
     ratings = [reading["malignancy"] for reading in case.readings if "malignancy" in reading]
-    spread = f", from {min(ratings):g} to {max(ratings):g}" if ratings and min(ratings) < max(ratings) else ""
+    spread = (
+        f", their ratings run from {min(ratings):g} to {max(ratings):g}"
+        if ratings and min(ratings) < max(ratings)
+        else ""
+    )
     word = TARGETS["malignancy"].word(case.malignancy)
-    return f"{sentence}; the readers' median is {case.malignancy:g}, {word}{spread}."
+    return f"{sentence}; the readers' median is {case.malignancy:g} ({word}){spread}."
 
 
 def _furthest(pairs: Sequence[tuple[Run, Case]]) -> str:
@@ -117,7 +167,7 @@ def _furthest(pairs: Sequence[tuple[Run, Case]]) -> str:
     values = f"{_value(target, prediction)} against a mean of {_value(target, mean)}"
     return (
         f"{target.title} is furthest from the readers: predicted {values}, {far:.1f} standard deviations of the cohort "
-        f"{side}{_range_words(target, case, prediction)}; {near} of {len(distances)} biomarkers lie within half a "
+        f"{side} it{_range_words(target, case, prediction)}; {near} of {len(distances)} biomarkers lie within half a "
         f"standard deviation of the readers' mean."
     )
 
@@ -141,11 +191,14 @@ def _relevance(pairs: Sequence[tuple[Run, Case]]) -> str:
         return ""
     mass, chance, target = max(masses, key=lambda entry: entry[0])
     beside = "" if chance is None else f", where {percent(chance)} would be chance"
+    if len(masses) == 1:
+        named = f"the predicted {target.title.lower()}"
+        shown = f"{percent(mass)} of what raises {named} lies inside the readers' consensus{beside}."
+        return shown[:1].upper() + shown[1:]
     middle = percent(statistics.median(entry[0] for entry in masses))
-    median = f"; the median over the maps is {middle}" if len(masses) > 1 else ""
     return (
-        f"What raises a prediction lies most inside the readers' consensus for {target.title.lower()}: {percent(mass)} "
-        f"of its positive relevance{beside}{median}."
+        f"Of the {len(masses)} maps with positive scores, that of {target.title.lower()} has the largest share of what "
+        f"raises it inside the readers' consensus: {percent(mass)}{beside}; the median over the maps is {middle}."
     )
 
 
@@ -164,16 +217,15 @@ def caution_sentences(methods: Sequence[str]) -> list[str]:
     ]
 
 
-def flag_sentences(case: Case, padded: float) -> list[str]:
+def flag_sentences(case: Case) -> list[str]:
     """Data-quality flags in words; one line that says so when there are none."""
     sentences = []
     if case.record is not None:
         share = case.record.padded_share
         if share > 0:
-            shown = "" if padded else "; which voxels is not recorded"
             sentences.append(
-                f"{percent(share)} of the cube lies outside what was read: hatched in the pictures, filled with one "
-                f"value for the model{shown}."
+                f"{percent(share)} of the cube lies outside what was read: hatched in the pictures. The model saw "
+                f"mirrored tissue there, which can tell where the cut-out ends, and so the nodule's size."
             )
         if case.record.geometry == "scan":
             sentences.append(

@@ -13,6 +13,7 @@ from lidc_cdam.artifacts import (
     read_readings,
     write_predictions,
 )
+from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import write_json
 from lidc_cdam.metrics.prediction import summarise
 from lidc_cdam.progress import say
@@ -45,6 +46,8 @@ def crossval(
         say(f"All {len(run.splits.folds)} folds are finished already: {out / SUMMARY}.")
         return
     asked = sorted(set(range(len(run.splits.folds)) if folds is None else folds))
+    if not asked:
+        raise LidcCdamError(f"--folds must name at least one fold, from 0 to {len(run.splits.folds) - 1}; got none.")
     chosen = [run.fold(index) for index in asked]
     pending = [fold for index, fold in zip(asked, chosen, strict=True) if not is_finished(run, index)]
     names = dict.fromkeys(key for fold in pending for part in (fold.train, fold.val, fold.test) for key in part)

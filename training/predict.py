@@ -4,14 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 from jaxtyping import Float64, Int16
 
 from lidc_cdam import provenance
 from lidc_cdam.artifacts import (
     COHORT,
-    CONFIG,
     PREDICTIONS,
+    fold_folder,
     read_cohort,
     read_dataset,
     read_predictions,
@@ -21,6 +20,7 @@ from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.intensity import STATISTICS, Statistics
 from lidc_cdam.model import DESCRIPTION, WEIGHTS, NoduleModel
 from lidc_cdam.progress import say, track
+from lidc_cdam.runs import fold_numbers, read_config
 from lidc_cdam.vocabulary import Target, resolve_targets
 from training.data import column_of, evaluation_images, read_cubes
 from training.inference import mean_over_models, predict_nodules, predictions_table
@@ -42,12 +42,12 @@ def predict(run: Path, data: Path, out: Path) -> None:
     Raises:
         LidcCdamError: the run has no finished fold, an input is missing or does not fit.
     """
-    folders, views = finished_folds(run), run_views(run)
+    folders, views = finished_folds(run), list(read_config(run)["views"])
     cohort, dataset = read_cohort(data), read_dataset(data)
     nodule_ids = [key for key in cohort.index if key in dataset.nodules]
     if not nodule_ids:
         raise LidcCdamError(f"{data} must hold crops of its cohort, but it has none; run `lidc-cdam extract` first.")
-    inputs: dict[str, Path | str] = {"cohort": data / COHORT, "crops": provenance.sha256_of(nodule_ids)}
+    inputs: dict[str, Path | str] = {"cohort": data / COHORT, "crops": dataset.digest(nodule_ids)}
     for folder in folders:
         inputs |= {f"{folder.name}/{name}": folder / name for name in (WEIGHTS, DESCRIPTION, STATISTICS)}
     record = provenance.begin(out.parent, f"predict/{out.name}", {"views": views}, inputs, "choose another --out FILE")
@@ -70,24 +70,13 @@ def finished_folds(run: Path) -> list[Path]:
     Raises:
         LidcCdamError: there is none.
     """
-    found = sorted(run.glob("fold_*"), key=lambda folder: int(folder.name.removeprefix("fold_")))
+    found = [fold_folder(run, number) for number in fold_numbers(run, provenance.FILE)]
     folders = [folder for folder in found if (provenance.read_record(folder, "train") or {}).get("finished")]
     if not folders:
         raise LidcCdamError(
             f"--run must be a folder with a finished fold, but {run} has none; run `lidc-cdam crossval`."
         )
     return folders
-
-
-def run_views(run: Path) -> list[str]:
-    """The views that a run averages over, from its `config.yaml`."""
-    try:
-        return list(yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))["views"])
-    except (FileNotFoundError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise LidcCdamError(
-            f"{run / CONFIG} must hold a run's configuration with its `views`, but it cannot be read; "
-            f"run `lidc-cdam crossval` with this --out again."
-        ) from error
 
 
 def _predict_folds(

@@ -1,4 +1,4 @@
-"""A run's summary as a short table: each figure with its interval, beside the ruler and the readers' noise floor."""
+"""A run's summary as a short table: each figure with its interval, beside a ruler and the readers' noise floor."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,10 +14,7 @@ def told_summary(summary: Mapping[str, Any]) -> list[str]:
     lines = []
     metrics, floors = summary["metrics"], summary["noise_floor"]
     if MALIGNANCY.key in metrics:
-        ruler = summary["baselines"]["ruler"][MALIGNANCY.key]
-        lines.append(f"{MALIGNANCY.title:<20} {'model (95 % interval)':<24} mean reader diameter with one threshold")
-        for key, title in METRICS.items():
-            lines.append(f"  {title:<18} {_interval(metrics[MALIGNANCY.key][key]):<24} {_interval(ruler[key])}")
+        lines += _malignancy(metrics[MALIGNANCY.key], summary["baselines"])
     rated = [key for key in metrics if key != MALIGNANCY.key]
     if rated:
         lines.append(f"{'Biomarker':<20} {'z-scored MSE (95 %)':<24} {'R2':<24} readers' noise floor of the MSE")
@@ -25,6 +22,18 @@ def told_summary(summary: Mapping[str, Any]) -> list[str]:
         title, prefix = (TARGETS[key].title, "") if key in TARGETS else (GROUP_TITLE, "mean_")
         error, explained = metrics[key][f"{prefix}z_mse"], metrics[key][f"{prefix}r2"]
         lines.append(f"  {title:<18} {_interval(error):<24} {_interval(explained):<24} {_figure(floors.get(key))}")
+    return lines
+
+
+def _malignancy(figures: Mapping[str, Any], baselines: Mapping[str, Any]) -> list[str]:
+    ruler, frame = baselines["ruler"][MALIGNANCY.key], baselines.get("unread_frame", {}).get(MALIGNANCY.key)
+    lines = [f"{MALIGNANCY.title:<20} {'model (95 % interval)':<24} mean reader diameter with one threshold"]
+    lines += [f"  {title:<18} {_interval(figures[key]):<24} {_interval(ruler[key])}" for key, title in METRICS.items()]
+    if frame:
+        lines.append(
+            f"  The crops are cut-outs that hug their nodules: the share of a crop that was read alone has the AUC "
+            f"{_interval(frame['auc'])}, so size is in the frame, which models see as mirrored tissue."
+        )
     return lines
 
 

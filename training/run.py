@@ -77,7 +77,7 @@ def open_run(data: Path, out: Path, settings: TrainingSettings, splits: Path | N
     inputs: dict[str, Path | str] = {
         "cohort": data / COHORT,
         "splits": provenance.sha256_of([asdict(fold) for fold in folds.folds]),
-        "crops": provenance.sha256_of(dataset.parameters),
+        "crops": dataset.digest([key for fold in folds.folds for key in fold.test]),
     }
     if settings.weights not in (None, HUB):
         inputs["weights"] = _weights_file(str(settings.weights))

@@ -42,7 +42,7 @@ def cyclic_triangular2(step: int, steps: int, cycles: int) -> float:
 
 
 def exponential(step: int, steps: int, cycles: int) -> float:
-    """Exponential decay from 1 to `FINAL` (the paper's main text does not name its end)."""
+    """Exponential decay from 1 to `FINAL`; the paper's main text has this kind of decay, its end is chosen here."""
     return float(FINAL ** (step / steps))
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-import yaml
 from jaxtyping import Float
 from torch import Tensor
 
@@ -32,6 +31,7 @@ from lidc_cdam.geometry import CENTRAL, CROP_SIDE, VIEWS, take_view
 from lidc_cdam.intensity import STATISTICS, Statistics, read_cube, stack_images
 from lidc_cdam.model import DESCRIPTION, WEIGHTS, NoduleModel
 from lidc_cdam.progress import say, track
+from lidc_cdam.runs import fold_numbers, read_config
 from lidc_cdam.vocabulary import resolve_targets
 
 
@@ -83,7 +83,7 @@ def explain_run(
     for fold in _folds(run, folds):
         nodule_ids = _nodules(run, fold, data)
         missing = task.missing(fold, nodule_ids)
-        record = _begin(task, run, fold)
+        record = _begin(task, run, fold, nodule_ids)
         if missing:
             failed = _explain_fold(task, run, fold, missing)
             _record_failures(task, fold, failed)
@@ -123,31 +123,9 @@ def _task(
     return Task(source, out or run, method, views, tuple(dict.fromkeys(slices)), options, batch_size)
 
 
-def read_config(run: Path) -> dict[str, Any]:
-    """`RUN/config.yaml`.
-
-    Raises:
-        LidcCdamError: the file is missing or damaged, or lacks `data` or `views`.
-    """
-    path = run / CONFIG
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise LidcCdamError(
-            f"--run must be the folder of a run, but {path} is missing; run `lidc-cdam crossval --out {run}` first."
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise LidcCdamError(f"{path} must be YAML, but it cannot be read; run `lidc-cdam crossval` again.") from error
-    lacking = [key for key in ("data", "views") if not isinstance(config, dict) or not config.get(key)]
-    if lacking:
-        raise LidcCdamError(f"{path} must name {' and '.join(lacking)}; run `lidc-cdam crossval` again.")
-    return dict(config)
-
-
 def _folds(run: Path, asked: Sequence[int] | None) -> list[int]:
     """The folds that hold a model, or those of them that were asked for."""
-    numbers = (path.parent.name.removeprefix("fold_") for path in run.glob(f"fold_*/{WEIGHTS}"))
-    present = sorted(int(number) for number in numbers if number.isdecimal())
+    present = fold_numbers(run, WEIGHTS)
     if not present:
         raise LidcCdamError(
             f"--run {run} must hold trained folds (fold_0/{WEIGHTS}, ...), but there is none; "
@@ -166,15 +144,14 @@ def _nodules(run: Path, fold: int, data: Path | None) -> list[str]:
     return list(read_predictions(fold_folder(run, fold) / PREDICTIONS)["nodule_id"])
 
 
-def _begin(task: Task, run: Path, fold: int) -> provenance.Record:
+def _begin(task: Task, run: Path, fold: int, nodule_ids: Sequence[str]) -> provenance.Record:
     config = {"views": task.views, "slices": task.slices, "options": dict(task.options)}
     source = fold_folder(run, fold)
     inputs: dict[str, Path | str] = {name: source / name for name in (WEIGHTS, DESCRIPTION, STATISTICS)}
     for name in inputs:
         if not (source / name).is_file():
             raise LidcCdamError(f"{source / name} is missing; train the fold again.")
-    # Not the file's digest: a folder that has grown by other nodules still holds the same crops.
-    inputs["crops"] = provenance.sha256_of(read_dataset(task.data).parameters)
+    inputs["crops"] = read_dataset(task.data).digest(nodule_ids)
     return provenance.begin(fold_folder(task.out, fold), f"explain/{task.method}", config, inputs)
 
 

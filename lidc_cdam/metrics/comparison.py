@@ -39,11 +39,12 @@ def compare(table: pd.DataFrame, replicates: int = REPLICATES, seed: int = 0) ->
         `undefined`, how many had no answer. `minus_random` likewise, for nodules with both. The target `all` is the
         mean over a nodule's targets.
     """
-    wide = _wide(table)
+    rows = _with_means(table)
+    wide = _wide(rows)
     weights = draw_weights(list(wide.index.get_level_values("patient_id")), replicates, seed)
     columns = [cast(Column, column) for column in wide.columns]
     values = wide.to_numpy(dtype=np.float64)
-    lacking = table[table["value"].isna()]
+    lacking = rows[rows["value"].isna()]
     undefined = Counter(zip(lacking["method"], lacking["target"], lacking["metric"], strict=True))
     found: dict[str, Any] = {
         "bootstrap": {"unit": "patient", "replicates": replicates, "level": LEVEL, "seed": seed},
@@ -73,11 +74,16 @@ def lines_of(comparison: dict[str, Any]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
 
 
-def _wide(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per nodule, one column per method, target and metric, with the mean over targets among them."""
+def _with_means(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with each nodule's mean over its targets as one more target."""
     keys = ["nodule_id", "patient_id", "method", "metric"]
     over = table.groupby(keys, as_index=False)["value"].mean().assign(target=ALL)
-    rows = pd.concat([table[[*keys, "target", "value"]], over], ignore_index=True)
+    rows: pd.DataFrame = pd.concat([table[[*keys, "target", "value"]], over], ignore_index=True)
+    return rows
+
+
+def _wide(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per nodule, one column per method, target and metric."""
     indexed = rows.set_index(["nodule_id", "patient_id", "method", "target", "metric"])["value"]
     wide: pd.DataFrame = indexed.unstack(["method", "target", "metric"])
     return wide

@@ -1,15 +1,12 @@
 """The `evaluate` step: how well each method's maps point at the nodule and at what the model uses."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from lidc_cdam import provenance
@@ -19,7 +16,6 @@ from lidc_cdam.artifacts import (
     FAILED_COLUMNS,
     PREDICTIONS,
     SCHEMA,
-    Crop,
     Maps,
     fold_folder,
     maps_path,
@@ -32,44 +28,26 @@ from lidc_cdam.artifacts import (
 )
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.explain import EXPLAINERS as METHODS
-from lidc_cdam.explain.stage import explain_run, read_config
+from lidc_cdam.explain.stage import explain_run
 from lidc_cdam.files import write_json
-from lidc_cdam.geometry import CENTRAL, take_view
+from lidc_cdam.geometry import CENTRAL
 from lidc_cdam.intensity import STATISTICS, Statistics, fill_unread, stack_images, was_read
 from lidc_cdam.metrics.comparison import compare, lines_of
-from lidc_cdam.metrics.faithfulness import fidelity
 from lidc_cdam.metrics.intervals import REPLICATES
-from lidc_cdam.metrics.localisation import chance, pointing_game, relevance_mass, relevance_rank
+from lidc_cdam.metrics.measures import (
+    Measurement,
+    central_views,
+    consensus_masks,
+    measure_fidelity,
+    measure_localisation,
+    on_input_grid,
+)
 from lidc_cdam.model import WEIGHTS, NoduleModel
 from lidc_cdam.progress import say, track
+from lidc_cdam.runs import fold_numbers, read_config
 
 COMPARISON = "explainers.json"
-LOCALISATION = ("relevance_mass", "relevance_mass_chance", "relevance_rank", "pointing_game")
 Row = dict[str, str | int | float]
-FIDELITY = ("fidelity_mif", "fidelity_lif", "fidelity")
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Settings that decide a value of `explainers.csv`."""
-
-    fidelity_nodules: int | None
-    steps: int
-    blur_sigma: float | None
-    seed: int
-
-    def __post_init__(self) -> None:
-        if self.fidelity_nodules is not None and self.fidelity_nodules < 0:
-            raise LidcCdamError(f"--fidelity-nodules must be at least 0; got {self.fidelity_nodules}.")
-        if self.steps < 1:
-            raise LidcCdamError(f"--steps must be at least 1; got {self.steps}.")
-        if self.blur_sigma is not None and not self.blur_sigma > 0:
-            raise LidcCdamError(f"--blur-sigma must be above 0 pixels; got {self.blur_sigma}.")
-
-    def sample(self, nodule_ids: Sequence[str]) -> set[str]:
-        """The nodules of a fold whose fidelity is measured; the same for every method."""
-        ordered = sorted(nodule_ids, key=lambda key: hashlib.sha256(f"{self.seed}/{key}".encode()).hexdigest())
-        return set(ordered[: self.fidelity_nodules])
 
 
 @dataclass(frozen=True)
@@ -142,68 +120,6 @@ def evaluate(
     say(f"{told} ({', '.join(names)}); see {run / EXPLAINERS} and {run / COMPARISON}.")
 
 
-def measure_localisation(
-    scores: Float[Tensor, "target view row column"],
-    masks: Bool[Tensor, "view height width"],
-    read: Bool[Tensor, "view height width"],
-) -> dict[str, Float[np.ndarray, " target"]]:
-    """Where the positive relevance lies, on the mask's grid (nearest neighbour); mean over the views.
-
-    Only what was read counts, also for chance: a map must not gain by avoiding the unread frame around a cut-out.
-
-    Args:
-        scores: signed maps on the token grid.
-        masks: the readers' consensus; a view without it has no answer and is left out of the mean.
-        read: the pixels that come from the scan; they hold the consensus.
-
-    Returns:
-        The four figures of `LOCALISATION` per target; NaN where no view has an answer.
-    """
-    pixels = F.interpolate(scores, masks.shape[-2:], mode="nearest-exact").masked_fill(~read, -torch.inf)
-    level = (chance(masks) / read.double().mean((-2, -1))).expand(pixels.shape[:2])
-    found = (relevance_mass(pixels, masks), level, relevance_rank(pixels, masks), pointing_game(pixels, masks))
-    return {name: torch.nanmean(figures, 1).numpy() for name, figures in zip(LOCALISATION, found, strict=True)}
-
-
-def measure_fidelity(
-    model: NoduleModel,
-    images: Float[Tensor, "view 3 height width"],
-    scores: Float[Tensor, "target view row column"],
-    measurement: Measurement,
-    batch_size: int,
-) -> dict[str, Float[np.ndarray, " target"]]:
-    """A_MIF, A_LIF and A_(LIF-MIF) per target on the model's own scale (logit or z-score); mean over the views."""
-    targets, views = scores.shape[:2]
-    found = fidelity(
-        model,
-        images.repeat(targets, 1, 1, 1),
-        scores.flatten(0, 1),
-        torch.arange(targets).repeat_interleave(views),
-        measurement.steps,
-        measurement.blur_sigma,
-        batch_size=batch_size,
-    )
-    areas = (found.area_mif, found.area_lif, found.area)
-    return {name: area.reshape(targets, views).mean(1) for name, area in zip(FIDELITY, areas, strict=True)}
-
-
-def on_input_grid(
-    masks: Bool[np.ndarray, "view row column"], size: tuple[int, int]
-) -> Bool[Tensor, "view height width"]:
-    """Masks on the grid of the model's input, by nearest neighbour."""
-    given = torch.from_numpy(np.ascontiguousarray(masks))
-    return F.interpolate(given[None].float(), size, mode="nearest-exact")[0] > 0.5
-
-
-def consensus_masks(crop: Crop, readers: int, views: Sequence[str]) -> Bool[np.ndarray, "view row column"]:
-    """What at least half of the readers marked, at the central slice of each view."""
-    return _views(2 * crop.readers.astype(int) >= readers, views)
-
-
-def _views(cube: Shaped[np.ndarray, "slice row column"], views: Sequence[str]) -> Shaped[np.ndarray, "view row column"]:
-    return np.stack([take_view(cube, view, CENTRAL) for view in views])
-
-
 def _methods(methods: str | list[str]) -> list[str]:
     asked = methods.strip("[]").split(",") if isinstance(methods, str) else methods
     names = list(dict.fromkeys(name.strip() for name in asked if name.strip()))
@@ -215,8 +131,7 @@ def _methods(methods: str | list[str]) -> list[str]:
 
 
 def _folds(run: Path) -> list[int]:
-    numbers = (path.parent.name.removeprefix("fold_") for path in run.glob(f"fold_*/{PREDICTIONS}"))
-    found = sorted(int(number) for number in numbers if number.isdecimal())
+    found = fold_numbers(run, PREDICTIONS)
     if not found:
         raise LidcCdamError(
             f"--run must be a folder with trained folds, but {run} has no fold_*/{PREDICTIONS}; "
@@ -250,6 +165,8 @@ def _evaluate_fold(
     earlier = read_table(part, EXPLAINER_COLUMNS, "evaluate") if part.exists() else pd.DataFrame(columns=["nodule_id"])
     pending = [key for key in patients if key not in set(earlier["nodule_id"])]
     if not pending:
+        if not record.finished:
+            record.finish(nodules=len(patients))
         return 0, 0
     subject = _subject(run, data, fold, batch_size)
     chosen = measurement.sample(list(patients))
@@ -302,10 +219,10 @@ def _measure(subject: Subject, method: str, nodule_id: str, measurement: Measure
     crop = read_crop(subject.data, nodule_id)
     size = subject.model.image_size
     masks = on_input_grid(consensus_masks(crop, subject.readers(nodule_id), maps.views), size)
-    read = on_input_grid(_views(was_read(crop.hu), maps.views), size)
+    read = on_input_grid(central_views(was_read(crop.hu), maps.views), size)
     figures = measure_localisation(scores, masks, read)
     if with_fidelity:
-        images_hu = stack_images(list(_views(fill_unread(crop.hu), maps.views)))
+        images_hu = stack_images(list(central_views(fill_unread(crop.hu), maps.views)))
         images = subject.statistics.intensity.apply(images_hu.to(subject.device), size)
         on_device = scores.to(subject.device)
         figures |= measure_fidelity(subject.model, images, on_device, measurement, subject.batch_size)

@@ -36,6 +36,26 @@ def test_a_mask_of_another_place_is_refused(tmp_path, crop):
         artifacts.read_crop(tmp_path, "a")
 
 
+def test_a_mask_that_lies_another_way_is_refused(tmp_path, crop):
+    artifacts.write_crop(tmp_path, "a", crop)
+    mask = sitk.ReadImage(str(artifacts.mask_path(tmp_path, "a")))
+    mask.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    sitk.WriteImage(mask, str(artifacts.mask_path(tmp_path, "a")))
+    with pytest.raises(LidcCdamError, match="share one geometry"):
+        artifacts.read_crop(tmp_path, "a")
+
+
+def test_what_the_writer_refuses_is_an_error_of_the_file_system(tmp_path, crop, monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("ITK ERROR: failed to write image")
+
+    monkeypatch.setattr(sitk, "WriteImage", refuse)
+    with pytest.raises(OSError, match="output error") as caught:
+        artifacts.write_crop(tmp_path, "a", crop)
+    assert caught.value.filename == str(artifacts.mask_path(tmp_path, "a"))
+    assert not list((tmp_path / "masks").iterdir())
+
+
 def test_a_damaged_crop_is_told(tmp_path, crop):
     artifacts.write_crop(tmp_path, "a", crop)
     artifacts.crop_path(tmp_path, "a").write_bytes(b"no NIfTI")
@@ -72,6 +92,21 @@ def test_another_schema_is_refused(tmp_path):
     (tmp_path / "splits.json").write_text('{"schema": 99}')
     with pytest.raises(LidcCdamError, match="must have schema 1, but it has 99"):
         artifacts.read_splits(tmp_path / "splits.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "read", "text"),
+    [
+        ("dataset.json", artifacts.read_dataset, '{"schema": 1}'),
+        ("dataset.json", artifacts.read_dataset, '{"schema": 1, "parameters": {}, "nodules": {"a": {"flags": []}}}'),
+        ("splits.json", lambda folder: artifacts.read_splits(folder / "splits.json"), '{"schema": 1, "folds": [{}]}'),
+        ("splits.json", lambda folder: artifacts.read_splits(folder / "splits.json"), '{"schema": 1, "folds": []}'),
+    ],
+)
+def test_json_that_lacks_a_key_is_one_sentence(tmp_path, name, read, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(LidcCdamError, match=rf"{name} must be as `lidc-cdam \w+` wrote it, .* run that step again\."):
+        read(tmp_path)
 
 
 def test_tables_name_what_is_missing(tmp_path):

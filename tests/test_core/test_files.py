@@ -27,6 +27,12 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, err
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_full_disk_names_the_file(tmp_path):
+    with pytest.raises(OSError, match="No space left") as caught, replacing(tmp_path / "a.csv"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "a.csv")
+
+
 def test_json_without_nan(tmp_path):
     with pytest.raises(ValueError, match="Out of range"):
         write_json(tmp_path / "a.json", {"value": float("nan")})

@@ -24,6 +24,12 @@ def test_a_word_is_that_of_the_nearest_code():
     assert TARGETS["diameter"].word(12.0) == ""
 
 
+def test_halfway_between_two_codes_both_words_are_named():
+    assert MALIGNANCY.word(2.5) == "between moderately unlikely and indeterminate"
+    assert MALIGNANCY.word(3.5) == "between indeterminate and moderately suspicious"
+    assert TARGETS["margin"].word(4.5) == "between near sharp and sharp"
+
+
 def test_groups_and_keys_resolve_in_vocabulary_order():
     assert resolve_targets("biomarkers") == BIOMARKERS
     assert resolve_targets(["diameter", "malignancy", "diameter"]) == (MALIGNANCY, TARGETS["diameter"])

@@ -47,6 +47,8 @@ def test_values_without_an_answer_are_left_out_and_counted(table: pd.DataFrame) 
     assert found["margin"]["relevance_mass"]["undefined"] == 1
     assert found["margin"]["relevance_mass"]["nodules"] == 39
     assert found["all"]["relevance_mass"]["value"] == pytest.approx(expected)
+    assert found["all"]["relevance_mass"]["undefined"] == 1
+    assert "undefined" not in found["all"]["fidelity"]
 
 
 def test_table_for_people(table: pd.DataFrame) -> None:

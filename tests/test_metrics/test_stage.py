@@ -29,15 +29,15 @@ from lidc_cdam.files import read_json
 from lidc_cdam.intensity import Intensity, Scaling, Statistics
 from lidc_cdam.metrics.faithfulness import fidelity
 from lidc_cdam.metrics.localisation import relevance_mass
-from lidc_cdam.metrics.stage import (
+from lidc_cdam.metrics.measures import (
     FIDELITY,
     LOCALISATION,
     Measurement,
     consensus_masks,
-    evaluate,
     measure_fidelity,
     measure_localisation,
 )
+from lidc_cdam.metrics.stage import evaluate
 from lidc_cdam.model import NoduleModel
 
 TARGETS = ("margin", "diameter")

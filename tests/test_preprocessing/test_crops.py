@@ -20,6 +20,7 @@ from preprocessing.crops import (
 )
 
 REGULAR = tuple(np.arange(-40.0, 41.0, 2.5))
+REGULAR_MM = tuple(np.arange(40.0))
 IRREGULAR = tuple(np.cumsum([-40.0, *np.random.default_rng(0).choice([0.625, 1.25, 2.5], 70)]))
 FLIPS = {
     "identity": ((1.0, 0.0), (0.0, 1.0)),
@@ -190,6 +191,20 @@ def test_a_tie_goes_to_the_voxel_of_the_lower_index(axis: int) -> None:
     centre = (*made.frame.position_mm(30.5, 30.5), 30.5)
     crop, _ = cut_cube(made, centre)
     assert crop.readers[CENTRAL, CENTRAL, CENTRAL] == 30
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_position_on_the_border_of_what_was_read_has_its_hu(axis: int) -> None:
+    # The last pixel, of 0.5 mm, ends at 9.75 mm: exactly where a voxel of the cube lies.
+    shape = (20, 120) if axis == 0 else (120, 20)
+    readers = np.full((*shape, 40), 3, np.uint8)
+    box = IndexBox((0, shape[0]), (0, shape[1]), (0, 40))
+    made = Block(np.full(readers.shape, -700, np.int16), readers, box, Frame((0.0, 0.0), (0.5, 0.5)), REGULAR_MM)
+    crop, _ = cut_cube(made, (20.0, 8.75, 20.0) if axis == 0 else (8.75, 20.0, 20.0))
+    inside = crop.readers == 3
+    assert inside.any(axis=(0, 2 - axis)).nonzero()[0].tolist() == list(range(8, 18))
+    assert set(crop.hu[inside].tolist()) == {-700}
+    assert set(crop.hu[~inside].tolist()) == {PADDING_HU}
 
 
 def test_a_written_slice_lies_where_its_frame_says(tmp_path: Path) -> None:

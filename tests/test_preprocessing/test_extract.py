@@ -20,6 +20,7 @@ from lidc_cdam.errors import LidcCdamError
 from preprocessing import extract
 from preprocessing.annotations import Nodule, consensus, load_nodules, reader_counts
 from preprocessing.extract import extract as run
+from preprocessing.series import SlicePixels
 
 HOLDERS = tuple(nodules())
 FIRST = HOLDERS[0]
@@ -114,6 +115,29 @@ def test_masks_are_the_nearest_voxels_reader_counts(pristine: Path, data: Path) 
         expected[inside] = counts[tuple(one[inside] - start for one, start in zip(index, starts, strict=True))]
         assert clear.mean() > 0.4
         np.testing.assert_array_equal(crop.readers[clear], expected[clear])
+
+
+def test_only_the_slices_that_are_needed_are_decoded_and_each_once(
+    root: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heights = np.array(FIRST.scan.slice_z_mm)
+    needed: set[Path] = set()
+    for nodule in HOLDERS:
+        middle_z = np.interp(consensus(nodule)[1].centre[2], np.arange(len(heights)), heights)
+        low = np.flatnonzero(heights <= middle_z - 16)[-1]
+        high = np.flatnonzero(heights >= middle_z + 15)[0]
+        needed |= {file_of(root, index) for index in range(low, high + 1)}
+    opened: list[Path] = []
+
+    class Counted(SlicePixels):
+        def __init__(self, path: Path) -> None:
+            opened.append(path)
+            super().__init__(path)
+
+    monkeypatch.setattr("preprocessing.native.SlicePixels", Counted)
+    run(data, dicom=root)
+    assert sorted(opened) == sorted(needed)
+    assert len(opened) < SLICES[1] - SLICES[0]
 
 
 @pytest.mark.parametrize("sources", [(), ("dicom", "pack")])

@@ -204,6 +204,29 @@ def test_a_spoilt_table_is_an_error(folder: Path, data: Path, change: Callable, 
         extract(data, pack=folder)
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        ("row_start", "left", "must place the cut-out by numbers, but one is none"),
+        ("row_stop", np.nan, "must place the cut-out by numbers, but one is none"),
+        ("slice_z_mm", "1.0 two", "must place the cut-out by numbers, but one is none"),
+        ("slice_z_mm", "1.0", "one ascending z for each slice"),
+        ("pixel_spacing_mm", 0, "must have a positive pixel_spacing_mm"),
+        ("origin_x", "here", "must place the cut-out by numbers, but one is none"),
+    ],
+)
+def test_a_spoilt_row_is_a_failure_and_the_others_go_on(
+    folder: Path, data: Path, column: str, value: object, reason: str
+) -> None:
+    table = read_pack(folder).astype({column: object})
+    table.loc[NAMES[1], column] = value
+    table.to_csv(folder / NODULES, index=False)
+    extract(data, pack=folder)
+    failed = artifacts.read_table(data / artifacts.FAILED, artifacts.FAILED_COLUMNS, "extract")
+    assert list(failed["nodule_id"]) == [NAMES[1]]
+    assert reason in failed["reason"][0]
+
+
 def test_a_pack_that_is_not_there(data: Path, tmp_path: Path) -> None:
     with pytest.raises(LidcCdamError, match=r"--pack must be a folder with nodules\.csv"):
         extract(data, pack=tmp_path / "none")

@@ -71,14 +71,15 @@ def test_every_picture_has_words_and_every_identifier_is_there_once(made):
     assert all(page.count("Research use only - not for diagnosis") >= 3 for page in pages(made))
 
 
-def test_one_scale_is_printed_on_every_page(made):
+def test_the_scale_of_a_nodules_model_is_printed_on_its_page(made):
     cohort, out = made
-    limits = {re.findall(r"One scale for all panels[^.]+", (out / f"{n}.html").read_text())[0] for n in cohort.nodules}
-    scales = [re.findall(r"±([\d.]+) is the", (out / f"{nodule}.html").read_text()) for nodule in cohort.nodules]
-    assert len(limits) == 1
-    assert len({tuple(scale) for scale in scales}) == 1
-    for run, printed in zip((cohort.biomarkers, cohort.malignancy), scales[0], strict=True):
-        assert open_run(run, "cdam")[0].limit == pytest.approx(float(printed))
+    for run, place in ((cohort.biomarkers, 0), (cohort.malignancy, 1)):
+        facts, cases = open_run(run, "cdam")
+        for case in cases:
+            page = (out / f"{case.nodule_id}.html").read_text()
+            limit, fold = re.findall(r"model \(fold (\d)\): ±([\d.]+) is the", page)[place][::-1]
+            assert int(fold) == case.fold
+            assert facts.limits[case.fold] == pytest.approx(float(limit))
 
 
 def test_hostile_text_is_shown_as_text(made):
@@ -100,7 +101,8 @@ def test_hostile_text_is_shown_as_text(made):
 
 def test_the_index_names_hostile_nodules_and_reasons_as_text():
     failed = [{"nodule_id": HOSTILE, "reason": HOSTILE}]
-    content = {"title": "t", "research": "r", "targets": [], "rows": [], "runs": [], "failed": failed, "synthetic": 0}
+    content = {"title": "t", "research": "r", "targets": [], "rows": [], "runs": [], "failed": failed}
+    content |= {"synthetic": 0, "unread": 0}
     page = html.render_index(content)
     assert page.count("<script>") == 1
     assert "&lt;script&gt;alert(1)" in page

@@ -16,7 +16,7 @@ def test_every_layer_of_a_cut_is_the_same_slice_as_it_is_looked_at(tmp_path, vie
     generator = np.random.default_rng(5)
     shape = (world.SIDE,) * 3
     hu = generator.integers(-1000, 400, shape).astype(np.int16)
-    hu[:3] = world.PADDING_HU
+    hu[:3] = artifacts.PADDING_HU
     crop = Crop(hu, generator.integers(0, 5, shape).astype(np.uint8), (0.0, 0.0, 0.0))
     artifacts.write_crop(cohort.data, cohort.nodules[0], crop)
     run, cases = open_run(cohort.malignancy, "cdam")
@@ -24,31 +24,36 @@ def test_every_layer_of_a_cut_is_the_same_slice_as_it_is_looked_at(tmp_path, vie
     np.testing.assert_array_equal(cut.hu, take_view(hu, view, 11))
     np.testing.assert_array_equal(cut.readers, take_view(crop.readers, view, 11))
     np.testing.assert_array_equal(cut.consensus, take_view(crop.readers, view, 11) >= 2)
-    np.testing.assert_array_equal(cut.padded, take_view(hu, view, 11) == world.PADDING_HU)
+    np.testing.assert_array_equal(cut.padded, take_view(hu, view, 11) == artifacts.PADDING_HU)
 
 
-def test_the_limit_is_the_99th_percentile_over_all_nodules_rounded_up(tmp_path):
-    cohort = world.make(tmp_path, count=2)
+def test_a_limit_is_the_99th_percentile_over_all_maps_of_a_model_rounded_up(tmp_path):
+    cohort = world.make(tmp_path, count=4)
     scores = np.linspace(-1, 1, 2 * world.GRID**2, dtype=np.float32).reshape(2, 1, 1, 1, world.GRID, world.GRID)
-    for fold, nodule in enumerate(cohort.nodules):
+    for place, nodule in enumerate(cohort.nodules):
+        fold, half = divmod(place, 2)
         path = artifacts.maps_path(cohort.malignancy, fold, "cdam", nodule)
-        artifacts.write_maps(path, Maps(scores[fold], ("malignancy",), ("axial",), (16,)))
+        artifacts.write_maps(path, Maps(scores[half] * (1, 20)[fold], ("malignancy",), ("axial",), (16,)))
     run, _ = open_run(cohort.malignancy, "cdam")
     exact = np.percentile(np.abs(scores), 99)
-    assert run.limit is not None
-    assert exact <= run.limit <= exact + 0.01
-    assert f"{run.limit:.2g}" == f"{run.limit:g}"
+    assert run.mapped == {0: 2, 1: 2}
+    for fold, factor in ((0, 1), (1, 20)):
+        assert factor * exact <= run.limits[fold] <= 1.1 * factor * exact
+        assert f"{run.limits[fold]:.2g}" == f"{run.limits[fold]:g}"
 
 
-@pytest.mark.parametrize(("token", "inside"), [((8, 8), True), ((1, 14), False)])
-def test_the_strongest_score_is_found_with_its_sign_and_place(tmp_path, token, inside):
-    cohort = world.make(tmp_path, count=2, padded=0)
+@pytest.mark.parametrize(
+    ("view", "token", "place"),
+    [("axial", (8, 8), "inside"), ("axial", (1, 14), "outside"), ("coronal", (1, 14), "unread")],
+)
+def test_the_strongest_score_is_found_with_its_sign_and_place(tmp_path, view, token, place):
+    cohort = world.make(tmp_path, count=2)
     scores = np.zeros((1, 1, 1, world.GRID, world.GRID), dtype=np.float32)
     scores[0, 0, 0][token] = -0.3
     path = artifacts.maps_path(cohort.malignancy, 0, "cdam", cohort.nodules[0])
-    artifacts.write_maps(path, Maps(scores, ("malignancy",), ("axial",), (16,)))
+    artifacts.write_maps(path, Maps(scores, ("malignancy",), (view,), (16,)))
     run, cases = open_run(cohort.malignancy, "cdam")
     found = strongest_score(load([run], [cases[0]]))
     assert found is not None
-    assert (found[0].key, found[2]) == ("malignancy", inside)
-    assert found[1] == pytest.approx(-0.3)
+    assert (found.target.key, found.view.lower(), found.place) == ("malignancy", view, place)
+    assert found.score == pytest.approx(-0.3)

@@ -30,7 +30,8 @@ def test_each_nodule_has_two_documents_and_a_row_of_the_index(made):
     record = read_json(out / "provenance.json")["report"]
     assert record["finished"]
     limits = list(record["results"]["scale_limits"].values())
-    assert limits == [open_run(run, "cdam")[0].limit for run in (cohort.biomarkers, cohort.malignancy)]
+    for stored, run in zip(limits, (cohort.biomarkers, cohort.malignancy), strict=True):
+        assert stored == {str(fold): limit for fold, limit in open_run(run, "cdam")[0].limits.items()}
 
 
 def test_no_document_names_a_path_of_this_machine(made):
@@ -46,7 +47,7 @@ def test_what_the_page_says_is_what_the_artefacts_say(made):
     page = (out / f"{nodule}.html").read_text()
     for key in ("spiculation", "texture"):
         assert f'<span class="value">{table.loc[nodule, f"{key}_predicted"]:.1f}</span>' in page
-    assert "62\u00a0% of what raises it lies inside the consensus (chance 18\u00a0%)" in page
+    assert "Inside the consensus: 62\u00a0% of what raises it (chance 18\u00a0%)" in page
     assert "no test nodule shares its patient with training or validation" in page
 
 
@@ -154,14 +155,32 @@ def test_the_runs_figures_stand_beside_the_ruler_and_the_noise_floor(tmp_path):
         {
             "schema": 1,
             "metrics": {"malignancy": {"auc": figure}, "texture": {"z_mse": figure}},
-            "baselines": {"ruler": {"malignancy": {"auc": {**figure, "value": 0.9}}}},
+            "baselines": {
+                "ruler": {"malignancy": {"auc": {**figure, "value": 0.9}}},
+                "unread_frame": {"malignancy": {"auc": {**figure, "value": 0.89}}},
+            },
+            "readers": {"malignancy": {"reader_auc": 0.86}},
             "noise_floor": {"texture": 0.184},
         },
     )
     report(cohort.biomarkers, tmp_path / "out", also_run=cohort.malignancy)
     index = (tmp_path / "out" / "index.html").read_text()
     assert "0.910 (0.880 to 0.940)" in index
-    assert "readers&#39; mean diameter with one threshold: 0.900 (0.880 to 0.940)" in index
+    assert (
+        "readers&#39; mean diameter alone: 0.900 (0.880 to 0.940); share of the crop that was read, alone (cut-outs "
+        "give the nodule&#39;s size away): 0.890 (0.880 to 0.940); one reader against the others&#39; median: 0.860"
+    ) in index
+
+
+def test_what_was_not_read_is_told_on_every_page_and_only_then(made, tmp_path):
+    cohort, out = made
+    page = (out / f"{cohort.nodules[0]}.html").read_text()
+    assert page.count("The model saw mirrored tissue there") == 3  # each run's maps, and the data quality
+    assert "3 of the crops were not read in full" in (out / "index.html").read_text()
+    whole = world.make(tmp_path, count=2, padded=0)
+    report(whole.malignancy, tmp_path / "out")
+    assert "The model saw mirrored" not in (tmp_path / "out" / f"{whole.nodules[0]}.html").read_text()
+    assert "not read in full" not in (tmp_path / "out" / "index.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,7 @@ from reports import words
 from reports.context import Case, Run, open_run
 
 READINGS = tuple({"margin": float(value), "diameter": 8.0, "malignancy": 4.0} for value in (2, 3, 3, 4))
-CASE = Case(
-    "n", "p", 0, 1, 4.0, READINGS, {"margin": 4.9, "diameter": 8.5}, {"margin": 3.0, "diameter": 8.0}, {}, None, None
-)
+CASE = Case("n", "p", 0, 1, 4.0, READINGS, {"margin": 4.9, "diameter": 8.5}, {"margin": 3.0, "diameter": 8.0}, {}, None)
 
 
 @pytest.fixture
@@ -23,8 +21,8 @@ def test_the_biomarker_that_is_furthest_is_named_with_its_numbers(run):
     (sentence,) = words.lead_sentences([(run, CASE)], None)
     assert sentence == (
         "Margin is furthest from the readers: predicted 4.9 (sharp) against a mean of 3.0 (medium margin), "
-        "3.8 standard deviations of the cohort above and outside the readers' own range; 1 of 2 biomarkers lie within "
-        "half a standard deviation of the readers' mean."
+        "3.8 standard deviations of the cohort above it and outside the readers' own range; 1 of 2 biomarkers lie "
+        "within half a standard deviation of the readers' mean."
     )
 
 
@@ -33,27 +31,48 @@ def test_malignancy_is_always_the_readers_assessment(run):
     malignancy = dataclasses.replace(run, targets=("malignancy",))
     (sentence,) = words.lead_sentences([(malignancy, case)], None)
     assert sentence == (
-        "The model gives a reader-assessed likelihood of malignancy of 83\u00a0%; the readers' median is 4, "
-        "moderately suspicious."
+        "The model gives a reader-assessed likelihood of malignancy of 83\u00a0%; the readers' median is 4 "
+        "(moderately suspicious)."
     )
 
 
 def test_relevance_is_shown_beside_chance(run):
     case = dataclasses.replace(CASE, mass={"margin": (0.4, 0.1), "diameter": (0.7, 0.1)})
     sentence = words.lead_sentences([(run, case)], None)[1]
-    assert "for diameter: 70\u00a0% of its positive relevance, where 10\u00a0% would be chance" in sentence
-    assert "the median over the maps is 55\u00a0%" in sentence
+    assert sentence == (
+        "Of the 2 maps with positive scores, that of diameter has the largest share of what raises it inside the "
+        "readers' consensus: 70\u00a0%, where 10\u00a0% would be chance; the median over the maps is 55\u00a0%."
+    )
+
+
+def test_one_map_below_chance_is_not_told_as_the_best_of_several(run):
+    case = dataclasses.replace(CASE, mass={"diameter": (0.08, 0.18)})
+    assert words.lead_sentences([(run, case)], None)[1] == (
+        "8\u00a0% of what raises the predicted diameter lies inside the readers' consensus, where 18\u00a0% would be "
+        "chance."
+    )
 
 
 @pytest.mark.parametrize(
-    ("score", "inside", "text"),
+    ("score", "place", "text"),
     [
-        (0.5, True, "The strongest score of all maps raises margin (+0.5) and lies on what"),
-        (-0.5, False, "The strongest score of all maps lowers margin (−0.5) and lies outside what"),
+        (0.5, "inside", "raises the predicted margin (+0.5, sagittal view) and lies on what at least half"),
+        (-0.5, "outside", "lowers the predicted margin (−0.5, sagittal view) and lies outside what at least half"),
+        (-1e-9, "unread", "lowers the predicted margin (−1e−09, sagittal view) and lies where nothing was read"),
     ],
 )
-def test_the_strongest_score_says_where_it_lies(run, score, inside, text):
-    assert words.lead_sentences([(run, CASE)], (TARGETS["margin"], score, inside))[-1].startswith(text)
+def test_the_strongest_score_says_where_it_lies(run, score, place, text):
+    strongest = words.Strongest(TARGETS["margin"], score, "Sagittal", place)
+    sentence = words.lead_sentences([(run, CASE)], strongest)[-1]
+    assert sentence.startswith(f"The strongest score of all maps {text}")
+
+
+def test_a_control_is_not_told_as_an_explanation():
+    assert words.score_words("cdam", ["logit"]).startswith("Orange raises, blue lowers the predicted value")
+    assert "(logit and z-score)" in words.score_words("integrated_cdam", ["logit", "z-score"])
+    for method in ("random", "centre"):
+        assert "Orange" not in words.score_words(method, ["logit"])
+        assert "say nothing about this nodule" in words.score_words(method, ["logit"])
 
 
 def test_the_published_word_goes_with_each_number():
@@ -61,7 +80,8 @@ def test_the_published_word_goes_with_each_number():
     assert words.with_word(spiculation, 3.9) == {"number": "3.9", "word": "near marked spiculation"}
     assert words.with_word(TARGETS["diameter"], 8.25)["number"] == "8.2 mm"
     assert words.with_word(MALIGNANCY, 0.2)["number"] == "20\u00a0%"
-    assert words.with_word(MALIGNANCY, 4.5, median=True)["number"] == "4.5"
+    halfway = {"number": "4.5", "word": "between moderately suspicious and highly suspicious"}
+    assert words.with_word(MALIGNANCY, 4.5, median=True) == halfway
     assert words.with_word(spiculation, None) == {"number": "–", "word": ""}
 
 
@@ -93,15 +113,18 @@ def test_every_biomarker_but_diameter_has_its_share_of_size():
 
 def test_data_quality_is_told_in_words():
     record = NoduleRecord("n", "pack", "scan", 0.25, 0.7, 2.5, ("irregular slice spacing", "padded"))
-    text = " ".join(words.flag_sentences(dataclasses.replace(CASE, record=record), 0.25))
+    text = " ".join(words.flag_sentences(dataclasses.replace(CASE, record=record)))
     assert "25\u00a0% of the cube lies outside what was read" in text
+    assert "The model saw mirrored tissue there" in text
     assert "no patient geometry" in text
     assert "Irregular slice spacing." in text
     assert "Padded." not in text
     assert "margin (2 to 4)" in text
-    assert words.flag_sentences(dataclasses.replace(CASE, readings=()), 0.0) == ["None."]
+    assert words.flag_sentences(dataclasses.replace(CASE, readings=())) == ["None."]
 
 
-def test_a_small_share_is_not_printed_as_none():
-    assert words.percent(0.0) == "0\u00a0%"
-    assert words.percent(0.004) == "below 1\u00a0%"
+@pytest.mark.parametrize(
+    ("share", "text"), [(0.0, "0"), (0.004, "below 1"), (0.5, "50"), (0.994, "99"), (0.9951, "above 99"), (1.0, "100")]
+)
+def test_only_none_is_printed_as_none_and_only_all_as_all(share, text):
+    assert words.percent(share) == f"{text}\u00a0%"

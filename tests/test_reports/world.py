@@ -13,7 +13,6 @@ from lidc_cdam.vocabulary import BIOMARKERS, TARGETS
 
 SIDE = 32
 GRID = 16
-PADDING_HU = -2000
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ def make(root: Path, count: int = 3, flags: tuple[str, ...] = (), padded: int = 
     for index, nodule in enumerate(nodules):
         artifacts.write_crop(data, nodule, crop(generator, radius_mm=4 + index % 8, padded=padded))
         records[nodule] = NoduleRecord(nodule, "pack", "scan", 2 * padded / SIDE, 0.7, 1.25, flags)
-    artifacts.write_dataset(data, Dataset({"preset": "all", "padding_hu": PADDING_HU}, records))
+    artifacts.write_dataset(data, Dataset({"preset": "all", "padding_hu": artifacts.PADDING_HU}, records))
     half = len(nodules) // 2
     folds = (Fold(nodules[half:], (), nodules[:half]), Fold(nodules[:half], (), nodules[half:]))
     artifacts.write_splits(data / artifacts.SPLITS, Splits("sound", 1, "0" * 64, folds, 0.0))
@@ -57,7 +56,7 @@ def crop(generator: np.random.Generator, radius_mm: float = 6, padded: int = 4) 
     readers = sum((distance < radius_mm + 1 - 0.5 * reader).astype(np.uint8) for reader in range(4))
     if padded:
         for end in (slice(0, padded), slice(SIDE - padded, SIDE)):
-            hu[end], readers[end] = PADDING_HU, 0
+            hu[end], readers[end] = artifacts.PADDING_HU, 0
     return Crop(hu.astype(np.int16), np.asarray(readers, dtype=np.uint8), (0.0, 0.0, 0.0))
 
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from lidc_cdam.vocabulary import BIOMARKERS
 from training.crossval import crossval
 from training.module import NoduleTask
 from training.predict import predict
+from training.results import told_summary
 from training.settings import TrainingSettings
 
 SETTINGS = TrainingSettings(targets="joint", epochs=1, batch_size=8, views=["axial"])
@@ -75,6 +77,21 @@ def test_a_wrong_fold_is_refused_before_anything_is_trained(data, tmp_path):
     assert not (tmp_path / "run" / "fold_0").exists()
 
 
+def test_no_fold_at_all_is_told(data, tmp_path):
+    with pytest.raises(LidcCdamError, match="--folds must name at least one fold, from 0 to 1; got none"):
+        crossval(data, tmp_path / "run", SETTINGS, folds=[])
+
+
+def test_the_frame_of_cut_outs_is_printed_beside_the_ruler_and_only_where_there_is_one():
+    figure = {"value": 0.9, "low": 0.85, "high": 0.95}
+    both = {"malignancy": {"accuracy": figure, "auc": figure}}
+    summary = {"metrics": both, "noise_floor": {}, "baselines": {"ruler": both}}
+    assert "cut-outs" not in " ".join(told_summary(summary))
+    frame = {"malignancy": {"auc": {**figure, "value": 0.88}}}
+    lines = told_summary({**summary, "baselines": {"ruler": both, "unread_frame": frame}})
+    assert "the share of a crop that was read alone has the AUC 0.880 (0.850 to 0.950)" in lines[-1]
+
+
 def test_the_table_is_printed_with_intervals(data, tmp_path, capsys):
     crossval(data, tmp_path / "run", SETTINGS, folds=[0])
     told = capsys.readouterr().out
@@ -120,8 +137,6 @@ def test_predict_averages_logits_and_readers_values(data, run, tmp_path):
 
 
 def test_predict_leaves_unknown_truth_empty(data, run, tmp_path):
-    import shutil
-
     other = tmp_path / "other"
     shutil.copytree(data, other)
     cohort = pd.read_csv(other / "cohort.csv")
@@ -131,6 +146,17 @@ def test_predict_leaves_unknown_truth_empty(data, run, tmp_path):
     table = read_predictions(tmp_path / "new.csv", "predict")
     assert table["malignancy_true"].isna().tolist() == [True] + [False] * 23
     assert table["malignancy_predicted"].notna().all()
+
+
+def test_predictions_of_other_crops_are_not_taken_for_these(data, run, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(data, other)
+    predict(run, other, tmp_path / "new.csv")
+    stored = json.loads((other / "dataset.json").read_text())
+    stored["nodules"][next(iter(stored["nodules"]))]["source"] = "dicom"
+    (other / "dataset.json").write_text(json.dumps(stored))
+    with pytest.raises(LidcCdamError, match=r"crops = .*choose another --out FILE"):
+        predict(run, other, tmp_path / "new.csv")
 
 
 def test_predict_without_a_run_is_told(data, tmp_path):

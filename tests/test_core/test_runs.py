@@ -1,0 +1,34 @@
+import pytest
+
+from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.runs import fold_numbers, read_config
+
+
+def test_a_configuration_is_read_as_it_was_written(tmp_path):
+    (tmp_path / "config.yaml").write_text("data: DATA\nviews: [axial]\ntargets: [margin]\n")
+    assert read_config(tmp_path) == {"data": "DATA", "views": ["axial"], "targets": ["margin"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (None, r"--run must be the folder of a run, but .*config\.yaml is missing; run `lidc-cdam crossval --out"),
+        ("a: [", r"config\.yaml must be YAML, but it cannot be read"),
+        ("", r"config\.yaml must name data and views; run `lidc-cdam crossval` again\."),
+        ("data: DATA\nviews: []\n", r"config\.yaml must name views;"),
+    ],
+)
+def test_what_is_no_configuration_is_told(tmp_path, text, sentence):
+    if text is not None:
+        (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(LidcCdamError, match=sentence):
+        read_config(tmp_path)
+
+
+def test_folds_come_in_the_order_of_their_numbers_and_copies_are_passed_over(tmp_path):
+    for name in ("fold_10", "fold_2", "fold_0 copy", "fold_", "fold_3"):
+        (tmp_path / name).mkdir()
+        if name != "fold_3":
+            (tmp_path / name / "model.json").touch()
+    assert fold_numbers(tmp_path, "model.json") == [2, 10]
+    assert fold_numbers(tmp_path / "absent", "model.json") == []

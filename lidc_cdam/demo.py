@@ -11,7 +11,7 @@ from lidc_cdam.progress import say
 
 RUNS = ("malignancy", "biomarkers")
 METHODS = ("cdam", "random")
-FIDELITY_NODULES = 5
+FIDELITY_NODULES = 10
 """Nodules of each fold whose fidelity is measured, the costliest figure of the chain."""
 NOTE = (
     "All images are synthetic: phantoms drawn from the LIDC-IDRI readers' contours and ratings. "

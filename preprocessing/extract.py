@@ -65,7 +65,7 @@ def extract(data: Path, dicom: Path | None = None, pack: Path | None = None, wor
         data, STAGE, parameters, {"cohort": data / artifacts.COHORT}, "make the cohort in another --data"
     )
     held, jobs = _jobs(data, dicom, pack, cohort)
-    say(f"{dicom or pack} holds {held} of the cohort's {len(cohort)} nodules.")
+    say(f"{dicom or pack} holds {held}.")
     if record.finished and not jobs:
         say(f"All of them are extracted in {data}; nothing to do.")
         return
@@ -190,15 +190,15 @@ def _write(data: Path, found: _Found, block: Block, centre: Point, allow_padding
     write_json(_record_path(data, found.nodule_id), asdict(record))
 
 
-def _jobs(data: Path, dicom: Path | None, pack: Path | None, cohort: pd.DataFrame) -> tuple[int, Sequence[Job]]:
+def _jobs(data: Path, dicom: Path | None, pack: Path | None, cohort: pd.DataFrame) -> tuple[str, Sequence[Job]]:
     allow = _allow_padding(data)
     if dicom is not None:
         return dicom_jobs(data, dicom, cohort, allow)
     return pack_jobs(data, Path(str(pack)), cohort, allow)
 
 
-def dicom_jobs(data: Path, root: Path, cohort: pd.DataFrame, allow_padding: bool) -> tuple[int, list[DicomJob]]:
-    """How many nodules of the cohort a DICOM root holds, and what is still to be extracted.
+def dicom_jobs(data: Path, root: Path, cohort: pd.DataFrame, allow_padding: bool) -> tuple[str, list[DicomJob]]:
+    """How many nodules of the cohort a DICOM root holds, in words, and what is still to be extracted.
 
     Raises:
         LidcCdamError: the root is missing or empty, or holds none of the cohort's series.
@@ -219,11 +219,11 @@ def dicom_jobs(data: Path, root: Path, cohort: pd.DataFrame, allow_padding: bool
         left = tuple(nodule for nodule in nodules if not _is_done(data, nodule.nodule_id))
         if left:
             jobs.append(DicomJob(data, allow_padding, index.series[uid], left))
-    return sum(map(len, present.values())), jobs
+    return f"{sum(map(len, present.values()))} of the cohort's {len(cohort)} nodules", jobs
 
 
-def pack_jobs(data: Path, folder: Path, cohort: pd.DataFrame, allow_padding: bool) -> tuple[int, list[PackJob]]:
-    """How many nodules of the cohort a pack holds, and what is still to be extracted.
+def pack_jobs(data: Path, folder: Path, cohort: pd.DataFrame, allow_padding: bool) -> tuple[str, list[PackJob]]:
+    """How many nodules a pack holds, also of the cohort, in words, and what is still to be extracted.
 
     Raises:
         LidcCdamError: the pack is missing or damaged, or holds no nodule of the cohort.
@@ -237,7 +237,8 @@ def pack_jobs(data: Path, folder: Path, cohort: pd.DataFrame, allow_padding: boo
         )
     rows = [row for row in present.to_dict("records") if not _is_done(data, row["nodule_id"])]
     named = [{str(key): value for key, value in row.items()} for row in rows]
-    return len(present), [PackJob(data, allow_padding, folder, row) for row in named]
+    held = f"{len(table)} nodules, {len(present)} of the cohort's {len(cohort)}"
+    return held, [PackJob(data, allow_padding, folder, row) for row in named]
 
 
 def _parameters(data: Path) -> dict[str, Any]:

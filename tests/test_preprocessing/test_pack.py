@@ -275,12 +275,3 @@ def test_the_sample_holds_711_labelled_nodules(shared_data: Path, cohorts: dict[
         assert job.run() == []
         crop = artifacts.read_crop(tmp_path, job.nodule_ids[0])
         assert (2 * crop.readers.max(axis=0).astype(int) >= cohort.loc[job.nodule_ids[0], "readers"]).any()
-
-
-@pytest.mark.data
-@pytest.mark.slow
-def test_the_whole_sample(shared_data: Path, cohorts: dict[str, Path], tmp_path: Path) -> None:
-    data = Path(shutil.copytree(cohorts["all"], tmp_path / "data"))
-    extract(data, pack=shared_data / "nodule-pack")
-    assert len(artifacts.read_dataset(data).nodules) == 1124
-    assert not (data / artifacts.FAILED).exists()

@@ -1,8 +1,6 @@
 """Files that appear whole or not at all."""
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,16 +13,13 @@ from lidc_cdam.errors import LidcCdamError
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; renamed to `path` when the block ends well, removed when it does not.
 
-    The temporary name keeps `path`'s endings (`.nii.gz`), because writers choose a format by them. Missing parent
-    folders are created. An interrupt, a full disk or an exception leaves `path` as it was.
+    Missing parent folders are created. An interrupt, a full disk or an exception leaves `path` as it was; what a killed
+    process leaves is overwritten and removed by the next write to the same path.
     """
+    temporary = unfinished(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".writing-", suffix=f"-{path.name}", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
         # A disk that fills up while a file is written names no file.
@@ -34,10 +29,9 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def unfinished(path: Path) -> Path:
+    """Where a file lies while it is written; the name keeps its endings (`.nii.gz`), which tell writers the format."""
+    return path.with_name(f".writing-{path.name}")
 
 
 def write_text(path: Path, text: str) -> None:

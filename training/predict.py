@@ -21,7 +21,7 @@ from lidc_cdam.intensity import STATISTICS, Statistics
 from lidc_cdam.model import DESCRIPTION, WEIGHTS, NoduleModel
 from lidc_cdam.progress import say, track
 from lidc_cdam.runs import fold_numbers, read_config
-from lidc_cdam.vocabulary import Target, resolve_targets
+from lidc_cdam.vocabulary import resolve_targets
 from training.data import column_of, evaluation_images, read_cubes
 from training.inference import mean_over_models, predict_nodules, predictions_table
 
@@ -42,7 +42,8 @@ def predict(run: Path, data: Path, out: Path) -> None:
     Raises:
         LidcCdamError: the run has no finished fold, an input is missing or does not fit.
     """
-    folders, views = finished_folds(run), list(read_config(run)["views"])
+    folders, config = finished_folds(run), read_config(run)
+    views = list(config["views"])
     cohort, dataset = read_cohort(data), read_dataset(data)
     nodule_ids = [key for key in cohort.index if key in dataset.nodules]
     if not nodule_ids:
@@ -55,7 +56,8 @@ def predict(run: Path, data: Path, out: Path) -> None:
         say(f"{len(nodule_ids)} nodules are predicted already: {out}.")
         return
     images = evaluation_images(read_cubes(data, nodule_ids), nodule_ids, views)
-    targets, predicted = _predict_folds(folders, images)
+    targets = resolve_targets(config["targets"])
+    predicted = _predict_folds(folders, images, tuple(target.key for target in targets))
     truth = cohort.loc[nodule_ids, [column_of(target) for target in targets]].to_numpy(dtype=np.float64)
     table = predictions_table(cohort.loc[nodule_ids], MEAN_OVER_FOLDS, targets, truth, predicted)
     write_predictions(out, table)
@@ -80,18 +82,19 @@ def finished_folds(run: Path) -> list[Path]:
 
 
 def _predict_folds(
-    folders: list[Path], images: Int16[np.ndarray, "nodule view row column"]
-) -> tuple[tuple[Target, ...], Float64[np.ndarray, "nodule target"]]:
-    outputs, scalings, keys = [], [], []
+    folders: list[Path], images: Int16[np.ndarray, "nodule view row column"], keys: tuple[str, ...]
+) -> Float64[np.ndarray, "nodule target"]:
+    outputs, scalings = [], []
     for folder in track(folders, "Predicting"):
         model, statistics = NoduleModel.load(folder), Statistics.read(folder / STATISTICS)
+        if model.targets != keys or statistics.scaling.keys != keys:
+            raise LidcCdamError(
+                f"{folder} must hold a model of the run's targets {', '.join(keys)}, but it holds one of another task "
+                f"({', '.join(model.targets)}); train the fold again."
+            )
         outputs.append(predict_nodules(model, statistics.intensity, images))
         scalings.append(statistics.scaling)
-        keys.append(model.targets)
-    if len(set(keys)) > 1:
-        told = "; ".join(", ".join(each) for each in sorted(set(keys)))
-        raise LidcCdamError(f"All folds of --run must predict the same targets, but they predict {told}.")
-    return resolve_targets(keys[0]), mean_over_models(outputs, scalings)
+    return mean_over_models(outputs, scalings)
 
 
 def _tell_known(run: Path, table: pd.DataFrame) -> None:

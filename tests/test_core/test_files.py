@@ -3,7 +3,7 @@ import errno
 import pytest
 
 from lidc_cdam.errors import LidcCdamError
-from lidc_cdam.files import read_json, replacing, write_json
+from lidc_cdam.files import read_json, replacing, unfinished, write_json
 
 
 def test_a_file_is_replaced_whole(tmp_path):
@@ -45,3 +45,12 @@ def test_unreadable_json_is_told_in_a_sentence(tmp_path):
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(LidcCdamError, match=r"must be JSON"):
         read_json(tmp_path / "bad.json")
+
+
+def test_what_a_killed_write_left_goes_with_the_next(tmp_path):
+    path = tmp_path / "cohort.csv"
+    unfinished(path).write_text("half")
+    with replacing(path) as temporary:
+        temporary.write_text("whole")
+    assert path.read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [path]

@@ -2,12 +2,12 @@
 
 import errno
 import shutil
-import tempfile
 from pathlib import Path
 
 import pytest
 
 from lidc_cdam.cli import main
+from lidc_cdam.files import unfinished
 
 FAULTS = {
     "full disk": (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
@@ -78,17 +78,17 @@ def test_a_fault_is_one_sentence_and_a_rerun_goes_on(
     for folder in (tmp_path / "run").glob(undo.get(step, "none")):
         shutil.rmtree(folder)
     error, sentence = FAULTS[fault]
-    real, calls = tempfile.mkstemp, 0
+    calls = 0
 
-    def faulty(*arguments: object, **named: object) -> tuple[int, str]:
+    def faulty(path: Path) -> Path:
         nonlocal calls
         calls += 1
         if calls == write:
             raise error
-        return real(*arguments, **named)  # type: ignore[call-overload, no-any-return]
+        return unfinished(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr("lidc_cdam.files.tempfile.mkstemp", faulty)
+        patch.setattr("lidc_cdam.files.unfinished", faulty)
         assert main(words(step, data, tmp_path)) == 1
     shown = capsys.readouterr().err
     assert sentence in shown

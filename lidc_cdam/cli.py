@@ -79,7 +79,8 @@ def overview() -> str:
         "usage: lidc-cdam COMMAND [--config FILE] [--option value ...]\n\n"
         "Explain what a vision transformer predicts from lung nodules on CT. Research use only - not for diagnosis.\n\n"
         f"{rows}\n"
-        "Each command: `lidc-cdam COMMAND --help`. Start with `lidc-cdam demo`.\n"
+        "Each command: `lidc-cdam COMMAND --help`; `--debug` adds a traceback to an error.\n"
+        "Start with `lidc-cdam demo`.\n"
     )
 
 
@@ -127,7 +128,7 @@ def command_parser(name: str, function: Callable[..., None]) -> Any:
         def format_help(self, formatter: HelpFormatter | None = None) -> str:
             return _plain_help(super().format_help(formatter))
 
-    parser = Parser(prog=f"lidc-cdam {name}", description=_summary(function))
+    parser = Parser(prog=f"lidc-cdam {name}", description=_summary(function), allow_abbrev=False)
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with values for the options below.")
     records = _records(function)
     parser.add_function_arguments(function, as_group=False, skip=set(records))
@@ -170,6 +171,10 @@ def _plain_usage(message: str) -> str:
     wrong = re.match(r"Parser key \"([\w.]+)\": (.*?)(?:[.;]? Given value: (.*))?$", text)
     if wrong is None:
         return text
+    choices = re.search(r"Literal\[([^\]]*)\]", wrong[2])
+    if choices:
+        got = wrong[3] or next(iter(re.findall(r"Got value: (\S+)", wrong[2])), "another value")
+        return f"--{wrong[1]} must be one of {choices[1].replace(chr(39), '')}, but it is {got}"
     expected = re.findall(
         r"Expected an? (?:<class ')?([\w.\[\]| ]+?)(?:'>)?[.;]? (?:Got value|-|Given|$)", wrong[2] + " "
     )

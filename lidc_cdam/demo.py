@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lidc_cdam.cli import run_command
 from lidc_cdam.configuration import bundled
+from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.progress import say
 
 RUNS = ("malignancy", "biomarkers")
@@ -43,6 +44,8 @@ def demo(out: Path = Path("demo_out"), scans: int = 2, nodules: int = 96, folds:
         folds: folds of the cross-validation.
         seed: decides the phantoms, the folds and the initial weights.
     """
+    if folds < 2:
+        raise LidcCdamError(f"--folds must be at least 2; got {folds}.")
     began = time.monotonic()
     say(NOTE)
     for step in steps(out, scans, nodules, folds, seed):

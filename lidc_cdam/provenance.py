@@ -132,6 +132,13 @@ def reopen(folder: Path, stage: str) -> None:
         write_json(folder / FILE, records)
 
 
+def forget(folder: Path, stage: str) -> None:
+    """Drop a stage's claim, for a stage of one output file that was never written."""
+    records = _read(folder)
+    if records.pop(stage, None) is not None:
+        write_json(folder / FILE, records)
+
+
 def read_record(folder: Path, stage: str) -> dict[str, Any] | None:
     """A stage's record as stored; None if the folder has none."""
     record: dict[str, Any] | None = _read(folder).get(stage)
@@ -157,6 +164,8 @@ def _refuse_difference(
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, str) and len(value) == 64:
+        return f"{value[:12]} (digest)"
     text = json.dumps(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 

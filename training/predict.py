@@ -51,6 +51,10 @@ def predict(run: Path, data: Path, out: Path) -> None:
     inputs: dict[str, Path | str] = {"cohort": data / COHORT, "crops": dataset.digest(nodule_ids)}
     for folder in folders:
         inputs |= {f"{folder.name}/{name}": folder / name for name in (WEIGHTS, DESCRIPTION, STATISTICS)}
+    if out.is_dir():
+        raise LidcCdamError(f"--out must be a CSV file, but {out} is a folder; name a file in it.")
+    if not out.exists():
+        provenance.forget(out.parent, f"predict/{out.name}")
     record = provenance.begin(out.parent, f"predict/{out.name}", {"views": views}, inputs, "choose another --out FILE")
     if record.finished and out.exists():
         say(f"{len(nodule_ids)} nodules are predicted already: {out}.")

@@ -111,3 +111,11 @@ def test_help_speaks_of_no_python_types(capsys):
     assert "null" not in shown
     assert "Literal" not in shown
     assert "--folds+" not in shown
+
+
+def test_a_wrong_choice_names_the_choices(capsys):
+    assert main(["crossval", "--data", "a", "--out", "b", "--schedule", "linear"]) == 2
+    shown = capsys.readouterr().err
+    assert "--schedule must be one of cosine, cyclic_triangular2, exponential, but it is linear" in shown
+    assert main(["crossval", "--data", "a", "--out", "b", "--epoch", "2"]) == 2
+    assert "--epoch 2" in capsys.readouterr().err

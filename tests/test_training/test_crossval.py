@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from lidc_cdam import provenance
 from lidc_cdam.artifacts import read_cohort, read_predictions
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.vocabulary import BIOMARKERS
@@ -162,3 +163,21 @@ def test_predictions_of_other_crops_are_not_taken_for_these(data, run, tmp_path)
 def test_predict_without_a_run_is_told(data, tmp_path):
     with pytest.raises(LidcCdamError, match=r"--run must be a folder with a finished fold, but .* has none"):
         predict(tmp_path, data, tmp_path / "new.csv")
+
+
+def test_a_prediction_that_failed_does_not_claim_its_name(data, run, tmp_path):
+    out = tmp_path / "predicted.csv"
+    provenance.begin(tmp_path, "predict/predicted.csv", {"views": ["sagittal"]})
+    predict(run, data, out)
+    assert len(read_predictions(out)) == 24
+    with pytest.raises(LidcCdamError, match="must be a CSV file"):
+        predict(run, data, tmp_path)
+
+
+def test_a_model_of_another_task_predicts_nothing(data, run, tmp_path):
+    other = shutil.copytree(run, tmp_path / "run")
+    config = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(config.replace("- malignancy", "- diameter"))
+    with pytest.raises(LidcCdamError, match="one of another task"):
+        predict(other, data, tmp_path / "predicted.csv")
+    assert not (tmp_path / "predicted.csv").exists()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -18,6 +19,11 @@ from lidc_cdam.vocabulary import TARGETS
 HEADS = ("linear", "mlp")
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
+
+
+def best_device() -> torch.device:
+    """A GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class NoduleModel(nn.Module):

@@ -296,5 +296,8 @@ def _tell(data: Path, cohort: pd.DataFrame, records: dict[str, NoduleRecord], fa
     labelled = int(cohort.loc[list(records), "label"].notna().sum())
     padded = sum(record.padded_share > 0 for record in records.values())
     say(f"{data} holds {len(records)} cubes, {labelled} of them with a malignancy label; {padded} are padded.")
+    flagged = sum(bool(set(record.flags) - {"padded"}) for record in records.values())
+    if flagged:
+        say(f"{flagged} carry other data-quality flags; {data / artifacts.DATASET} names them.")
     if failures:
         say(f"{len(failures)} nodules failed; {data / artifacts.FAILED} says why.")

@@ -9,16 +9,11 @@ from jaxtyping import Float, Float64, Int16
 from torch import Tensor, nn
 
 from lidc_cdam.intensity import Intensity, Scaling
-from lidc_cdam.model import NoduleModel
+from lidc_cdam.model import NoduleModel, best_device
 from lidc_cdam.vocabulary import Target
 
 BATCH = 32
 """Nodules a pass; fixed, because the size of a pass can move a float32 result in its last digit."""
-
-
-def best_device() -> torch.device:
-    """A GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def mean_over_views(

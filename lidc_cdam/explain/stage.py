@@ -29,7 +29,7 @@ from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.explain.registry import explain, find_explainer
 from lidc_cdam.geometry import CENTRAL, CROP_SIDE, VIEWS, take_view
 from lidc_cdam.intensity import STATISTICS, Statistics, read_cube, stack_images
-from lidc_cdam.model import DESCRIPTION, WEIGHTS, NoduleModel
+from lidc_cdam.model import DESCRIPTION, WEIGHTS, NoduleModel, best_device
 from lidc_cdam.progress import say, track
 from lidc_cdam.runs import fold_numbers, read_config
 from lidc_cdam.vocabulary import resolve_targets
@@ -173,7 +173,7 @@ def _load(task: Task, run: Path, fold: int) -> tuple[NoduleModel, Statistics]:
 def _explain_fold(task: Task, run: Path, fold: int, nodule_ids: Sequence[str]) -> list[dict[str, str]]:
     """Write the maps of the named nodules; return the rows of those that could not be read."""
     model, statistics = _load(task, run, fold)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     model.to(device)
     series = read_cohort(task.data)["series_uid"]
     step = max(1, task.batch_size // (len(task.views) * len(task.slices)))

@@ -42,7 +42,7 @@ from lidc_cdam.metrics.measures import (
     measure_localisation,
     on_input_grid,
 )
-from lidc_cdam.model import WEIGHTS, NoduleModel
+from lidc_cdam.model import WEIGHTS, NoduleModel, best_device
 from lidc_cdam.progress import say, track
 from lidc_cdam.runs import fold_numbers, read_config
 
@@ -205,7 +205,7 @@ def _claim(run: Path, fold: int, method: str, measurement: Measurement) -> prove
 
 def _subject(run: Path, data: Path, fold: int, batch_size: int) -> Subject:
     folder = fold_folder(run, fold)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     model = NoduleModel.load(folder).to(device)
     statistics = Statistics.read(folder / STATISTICS)
     return Subject(run, fold, data, read_cohort(data), model, statistics, device, batch_size)

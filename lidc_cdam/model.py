@@ -11,10 +11,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lidc_cdam.artifacts import SCHEMA, check_schema
-from lidc_cdam.backbones import build_backbone, read_tensors
+from lidc_cdam.backbones import build_backbone
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import read_json, replacing, write_json
 from lidc_cdam.vocabulary import TARGETS
+from lidc_cdam.weights import read_tensors
 
 HEADS = ("linear", "mlp")
 WEIGHTS = "model.safetensors"

@@ -86,11 +86,15 @@ def build_backbone(
     row = _row(name)
     if not 0 <= dropout < 1:
         raise LidcCdamError(f"--dropout must be at least 0 and below 1; got {dropout}.")
-    # Files come first: without them no time goes into building.
+    size = _checked_size(name, row, image_size)
     path = _published(name, row) if weights == HUB else weights
-    model = _create(row, _checked_size(name, row, image_size), dropout)
-    if path is not None:
-        load_weights(model, name, Path(path))
+    if path is None:
+        model = _create(row, size, dropout)
+    else:
+        # Random numbers, which the file replaces, would take longer than the file itself.
+        with torch.device("meta"):
+            model = _create(row, size, dropout)
+        load_weights(model.to_empty(device="cpu"), name, Path(path))
     model.backbone_name = name
     return model
 

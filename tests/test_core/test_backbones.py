@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import pytest
 import timm
@@ -24,6 +25,14 @@ NAMES = [
     "vitl16",
     "tiny",
 ]
+
+
+ROOT = Path(__file__).resolve().parents[2]
+TORCHVISION = {
+    "vitb16": torchvision.models.ViT_B_16_Weights.IMAGENET1K_V1.url,
+    "vitl16": torchvision.models.ViT_L_16_Weights.IMAGENET1K_V1.url,
+}
+"""Official files of the rows whose weights on the hub have none that a path could name."""
 
 
 @pytest.fixture
@@ -164,3 +173,33 @@ def test_layers_are_counted_from_the_end_of_every_backbone(name):
 def test_negative_layers():
     with pytest.raises(LidcCdamError, match="--trainable-layers must be 0 or more"):
         freeze_all_but_last(build_backbone("tiny"), -1)
+
+
+def documented() -> dict[str, list[str]]:
+    """The cells of each backbone's row in the documentation."""
+    lines = (ROOT / "docs" / "backbones.md").read_text().splitlines()
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in lines
+        if line.startswith("| `") and "`--" not in line
+    ]
+    return {cells[0].strip("`"): cells[1:] for cells in rows}
+
+
+def test_the_documentation_holds_every_row():
+    assert list(documented()) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_documentation_names_the_weights_as_timm_and_torchvision_do(name):
+    row, (size, published, official, _) = BACKBONES[name], documented()[name]
+    assert size == str(row.image_size)
+    if row.tag:
+        settings = timm.get_pretrained_cfg(f"{row.architecture}.{row.tag}")
+        assert published == settings.hf_hub_id
+        assert settings.license == "apache-2.0"
+        url = settings.url if settings.url.endswith(".pth") else TORCHVISION[name]
+        assert f"({url})" in official
+    if row.torchvision:
+        assert published.endswith(row.torchvision)
+        assert f"({torchvision.models.get_weight(row.torchvision).url})" in official

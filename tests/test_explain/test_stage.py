@@ -10,7 +10,7 @@ from lidc_cdam.backbones import build_backbone
 from lidc_cdam.cli import main
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.explain import explain
-from lidc_cdam.explain import stage as stage_module
+from lidc_cdam.explain import work
 from lidc_cdam.explain.stage import explain_run
 from lidc_cdam.geometry import take_view
 from lidc_cdam.intensity import Intensity, Scaling, Statistics
@@ -90,7 +90,7 @@ def test_a_finished_step_does_nothing(run, capsys):
 
 
 def test_an_interrupted_step_goes_on(run, monkeypatch, capsys):
-    original = stage_module.write_maps
+    original = work.write_maps
 
     def interrupt(path, maps):
         if path.stem == "b":
@@ -98,7 +98,7 @@ def test_an_interrupted_step_goes_on(run, monkeypatch, capsys):
         original(path, maps)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage_module, "write_maps", interrupt)
+        patch.setattr(work, "write_maps", interrupt)
         with pytest.raises(KeyboardInterrupt):
             explain_run(run)
     assert not read_record(run / "fold_0", "explain/cdam")["finished"]

@@ -194,7 +194,10 @@ def _lists(function: Callable[..., None]) -> set[str]:
 
 def _switches(function: Callable[..., None]) -> set[str]:
     """Options that are true or false, by name."""
-    return {key for key, hint in get_type_hints(function).items() if hint is bool}
+    hints = get_type_hints(function)
+    for record in _records(function).values():
+        hints |= get_type_hints(record)
+    return {key for key, hint in hints.items() if hint is bool}
 
 
 def _switched(words: Sequence[str], switches: Collection[str]) -> list[str]:

@@ -48,6 +48,11 @@ def volume_views_path(folder: Path, target: str) -> Path:
     return folder / f"{target}.npz"
 
 
+def volume_targets(folder: Path) -> list[str]:
+    """The targets that have a volume in a nodule's `volume_folder`."""
+    return sorted(path.name.removesuffix(".nii.gz") for path in folder.glob("[!.]*.nii.gz"))
+
+
 def write_volume(folder: Path, target: str, volume: Volume, note: str = "") -> None:
     """Write a target's two files.
 

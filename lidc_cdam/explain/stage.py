@@ -245,9 +245,9 @@ def _explain(task: Task, parts: Sequence[Part], workers: int) -> None:
 def _say_size(task: Task, nodules: int) -> None:
     """Say before hours of work how much room the files need at most."""
     if isinstance(task, VolumeTask):
-        size = nodules * task.bytes_per_nodule / 1e9
-        free = shutil.disk_usage(fold_folder(task.out, 0).parent).free / 1e9
-        say(f"Volumes of {nodules} nodules take up to {size:.2g} GB in {task.out}, where {free:.3g} GB are free.")
+        size = nodules * task.bytes_per_nodule
+        free = shutil.disk_usage(fold_folder(task.out, 0).parent).free
+        say(f"Volumes of {nodules} nodules take up to {size / 1e6:.1f} MB in {task.out}; {free / 1e6:.0f} MB are free.")
 
 
 def _record_failures(task: Task, fold: int, failed: Sequence[Failure]) -> None:

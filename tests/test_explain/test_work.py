@@ -59,7 +59,7 @@ def test_volumes_are_the_maps_of_every_slice(run, capsys):
     explain_run(run, volume=True, folds=[0], batch_size=40)
     out = capsys.readouterr().out
     assert "trained on axial and coronal slices only; scores of sagittal slices" in out
-    assert "Volumes of 2 nodules take up to 0.0021 GB" in out
+    assert "Volumes of 2 nodules take up to 2.1 MB" in out
     assert f"Wrote cdam volumes of 2 nodules (0 were there) to {run}/fold_*/volumes/cdam." in out
     model, statistics = NoduleModel.load(run / "fold_0"), Statistics.read(run / "fold_0/statistics.json")
     cube = artifacts.read_crop(run.parent / "data", "b").hu

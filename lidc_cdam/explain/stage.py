@@ -22,9 +22,10 @@ from lidc_cdam.artifacts import (
 )
 from lidc_cdam.compute import map_items
 from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.explain.cdam import CLOSED_FORM
 from lidc_cdam.explain.registry import find_explainer
 from lidc_cdam.explain.volume import Upsampling
-from lidc_cdam.explain.work import Failure, Job, MapTask, Task, VolumeTask, jobs_of, load_fold, run_job
+from lidc_cdam.explain.work import Failure, Job, MapTask, Outcome, Task, VolumeTask, forget_fold, jobs_of, run_job
 from lidc_cdam.files import read_json
 from lidc_cdam.geometry import CENTRAL, CROP_SIDE, VIEWS
 from lidc_cdam.intensity import STATISTICS, Statistics
@@ -228,18 +229,18 @@ def _explain(task: Task, parts: Sequence[Part], workers: int) -> None:
     jobs = [job for part in parts for job in part.jobs]
     if jobs:
         _say_size(task, sum(len(part.missing) for part in parts))
-    failures: dict[int, list[Failure]] = {part.fold: [] for part in parts}
     try:
-        for fold, failed in map_items(run_job, jobs, f"Explaining ({task.method} {task.kind})", workers):
-            failures[fold] += failed
+        outcomes = list(map_items(run_job, jobs, f"Explaining ({task.method} {task.kind})", workers))
     finally:
-        load_fold.cache_clear()
+        forget_fold()
     for part in parts:
+        own = [outcome for outcome in outcomes if outcome.fold == part.fold]
         if part.jobs:
-            _record_failures(task, part.fold, failures[part.fold])
+            _record_failures(task, part.fold, [failure for outcome in own for failure in outcome.failures])
         if not task.missing(part.fold, part.nodule_ids) and (part.jobs or not part.record.finished):
-            part.record.finish(nodules=len(part.nodule_ids))
-    _tell(task, parts, [failure for failed in failures.values() for failure in failed])
+            used = sorted({outcome.method_used for outcome in own} - {""})
+            part.record.finish(nodules=len(part.nodule_ids), **({"method_used": used[0]} if used else {}))
+    _tell(task, parts, outcomes)
 
 
 def _say_size(task: Task, nodules: int) -> None:
@@ -261,7 +262,8 @@ def _record_failures(task: Task, fold: int, failed: Sequence[Failure]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _tell(task: Task, parts: Sequence[Part], failures: Sequence[Failure]) -> None:
+def _tell(task: Task, parts: Sequence[Part], outcomes: Sequence[Outcome]) -> None:
+    failures = [failure for outcome in outcomes for failure in outcome.failures]
     present = sum(len(part.nodule_ids) - len(part.missing) for part in parts)
     written = sum(len(part.missing) for part in parts) - sum(
         len(task.missing(part.fold, part.missing)) for part in parts
@@ -275,3 +277,5 @@ def _tell(task: Task, parts: Sequence[Part], failures: Sequence[Failure]) -> Non
         say(f"All {present} nodules have their {task.kind} in {place}; nothing to do.")
     else:
         say(f"Wrote {task.method} {task.kind} of {written} nodules ({present} were there) to {place}.")
+        for used in sorted({outcome.method_used for outcome in outcomes} - {""}):
+            say(f"The scores were computed {'in' if used == CLOSED_FORM else 'by'} {used}.")

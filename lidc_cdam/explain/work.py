@@ -13,7 +13,9 @@ from torch import Tensor
 
 from lidc_cdam.artifacts import Maps, fold_folder, maps_path, read_crop, write_maps
 from lidc_cdam.errors import LidcCdamError
-from lidc_cdam.explain.registry import explain, in_chunks
+from lidc_cdam.explain.cdam import AUTOGRAD, MOVED, method_used
+from lidc_cdam.explain.inputs import in_chunks
+from lidc_cdam.explain.registry import explain
 from lidc_cdam.explain.volume import Upsampling, merge_slices
 from lidc_cdam.geometry import take_view
 from lidc_cdam.intensity import STATISTICS, Statistics, read_cube, stack_images
@@ -31,6 +33,8 @@ from lidc_cdam.model import NoduleModel, best_device
 Scores = Float[Tensor, "target view slice row column"]
 Failure = tuple[str, str]
 """A nodule that has no maps, and why."""
+CDAM_METHODS = ("cdam", "smooth_cdam", "integrated_cdam")
+"""Estimators that are computed in closed form or with gradients, as the model allows."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,17 @@ class VolumeTask(Task):
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What came of a job."""
+
+    fold: int
+    failures: tuple[Failure, ...]
+    """Nodules that could not be read."""
+    method_used: str = ""
+    """How the scores were computed, for an estimator that has two ways; empty if none were."""
+
+
+@dataclass(frozen=True)
 class Job:
     """Nodules of one fold that are explained in one go."""
 
@@ -176,8 +191,8 @@ def jobs_of(task: Task, fold: int, nodule_ids: Sequence[str], model_digest: str)
             yield Job(task, fold, part, model_digest)
 
 
-def run_job(job: Job) -> tuple[int, list[Failure]]:
-    """Explain a job's nodules and write what is missing; returns its fold and what could not be read."""
+def run_job(job: Job) -> Outcome:
+    """Explain a job's nodules and write what is missing."""
     task, fold = job.task, job.fold
     missing = task.missing(fold, job.nodule_ids)
     images: dict[str, Tensor] = {}
@@ -188,14 +203,15 @@ def run_job(job: Job) -> tuple[int, list[Failure]]:
         except LidcCdamError as error:
             if nodule_id in missing:
                 failures.append((nodule_id, str(error)))
-    if any(nodule_id in images for nodule_id in missing):
-        model, statistics = load_fold(task.run, fold, job.model_digest)
-        scores = _explain(task, model, statistics, torch.cat(list(images.values())))
-        shape = (len(images), len(task.views), len(task.slices), *scores.shape[1:])
-        for nodule_id, nodule in zip(images, scores.reshape(shape).movedim(3, 1), strict=True):
-            if nodule_id in missing:
-                task.write(fold, nodule_id, nodule)
-    return fold, failures
+    if not any(nodule_id in images for nodule_id in missing):
+        return Outcome(fold, tuple(failures))
+    model, statistics = load_fold(task.run, fold, job.model_digest)
+    scores = _explain(task, model, statistics, torch.cat(list(images.values())))
+    shape = (len(images), len(task.views), len(task.slices), *scores.shape[1:])
+    for nodule_id, nodule in zip(images, scores.reshape(shape).movedim(3, 1), strict=True):
+        if nodule_id in missing:
+            task.write(fold, nodule_id, nodule)
+    return Outcome(fold, tuple(failures), _method_used(job))
 
 
 @lru_cache(maxsize=1)
@@ -210,6 +226,26 @@ def load_fold(run: Path, fold: int, digest: str) -> tuple[NoduleModel, Statistic
     folder = fold_folder(run, fold)
     model = NoduleModel.load(folder).to(best_device())
     return model, Statistics.read(folder / STATISTICS)
+
+
+@lru_cache(maxsize=1)
+def form_of_fold(run: Path, fold: int, digest: str) -> str:
+    """How CDAM is computed on the model of `load_fold`."""
+    return method_used(load_fold(run, fold, digest)[0])
+
+
+def forget_fold() -> None:
+    """Let go of what this process keeps between jobs."""
+    load_fold.cache_clear()
+    form_of_fold.cache_clear()
+
+
+def _method_used(job: Job) -> str:
+    if job.task.method not in CDAM_METHODS:
+        return ""
+    if job.task.options.get("perturb", MOVED[0]) != MOVED[0]:
+        return AUTOGRAD
+    return form_of_fold(job.task.run, job.fold, job.model_digest)
 
 
 def _images_hu(task: Task, nodule_id: str) -> Float[Tensor, "image height width"]:

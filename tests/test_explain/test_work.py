@@ -61,6 +61,11 @@ def test_volumes_are_the_maps_of_every_slice(run, capsys):
     assert "trained on axial and coronal slices only; scores of sagittal slices" in out
     assert "Volumes of 2 nodules take up to 2.1 MB" in out
     assert f"Wrote cdam volumes of 2 nodules (0 were there) to {run}/fold_*/volumes/cdam." in out
+    assert "The scores were computed in closed form." in out
+    assert read_record(run / "fold_0", "explain --volume/cdam")["results"] == {
+        "nodules": 2,
+        "method_used": "closed form",
+    }
     model, statistics = NoduleModel.load(run / "fold_0"), Statistics.read(run / "fold_0/statistics.json")
     cube = artifacts.read_crop(run.parent / "data", "b").hu
     for target in TARGETS:
@@ -131,6 +136,20 @@ def test_two_workers_write_the_same_bytes(run, tmp_path):
     explain_run(run, volume=True)
     explain_run(run, volume=True, out=tmp_path / "two", workers=2)
     assert contents(run) == contents(tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "used"),
+    [
+        ("smooth_cdam", {"n": 1}, "closed form"),
+        ("smooth_cdam", {"n": 1, "perturb": "block_input"}, "autograd"),
+        ("random", {}, None),
+    ],
+)
+def test_the_record_says_how_scores_were_computed(run, capsys, method, options, used):
+    explain_run(run, method=method, options=options, folds=[1])
+    assert read_record(run / "fold_1", f"explain/{method}")["results"].get("method_used") == used
+    assert ("were computed" in capsys.readouterr().out) == (used is not None)
 
 
 def test_maps_do_not_depend_on_where_a_call_stopped(run, tmp_path):

@@ -226,15 +226,39 @@ def write_crop(data: Path, nodule_id: str, crop: Crop) -> None:
         OSError: what was written does not read back (SimpleITK may say nothing when a disk is full).
     """
     for path, array in ((mask_path(data, nodule_id), crop.readers), (crop_path(data, nodule_id), crop.hu)):
-        image = sitk.GetImageFromArray(np.ascontiguousarray(array))
-        image.SetSpacing((crop.spacing_mm,) * 3)
-        image.SetOrigin(crop.origin_mm)
-        with replacing(path) as temporary:
-            try:
-                sitk.WriteImage(image, str(temporary), useCompression=True)
-            except RuntimeError as error:
-                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path)) from error
-            _require_whole(temporary, array, path)
+        write_image(path, array, crop.origin_mm, crop.spacing_mm)
+
+
+def write_image(
+    path: Path,
+    array: Shaped[np.ndarray, "slice row column"],
+    origin_mm: tuple[float, float, float],
+    spacing_mm: float,
+    note: str = "",
+) -> None:
+    """Write an array on a crop's grid (identity directions in LPS) as compressed NIfTI.
+
+    Args:
+        path: ends in `.nii.gz`.
+        array: voxels.
+        origin_mm: position (x, y, z) of voxel [0, 0, 0]'s centre in LPS, mm.
+        spacing_mm: of all three axes.
+        note: what the file holds, for its header (79 bytes at most).
+
+    Raises:
+        OSError: what was written does not read back (SimpleITK may say nothing when a disk is full).
+    """
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
+    image.SetSpacing((spacing_mm,) * 3)
+    image.SetOrigin(origin_mm)
+    if note:
+        image.SetMetaData("ITK_FileNotes", note)
+    with replacing(path) as temporary:
+        try:
+            sitk.WriteImage(image, str(temporary), useCompression=True)
+        except RuntimeError as error:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path)) from error
+        _require_whole(temporary, array, path)
 
 
 def _require_whole(written: Path, array: Shaped[np.ndarray, "slice row column"], path: Path) -> None:
@@ -356,6 +380,8 @@ class Maps:
     views: tuple[str, ...]
     slices: tuple[int, ...]
     """Slice indices along each view's axis (`geometry.take_view`)."""
+    crop_sha256: str = ""
+    """Digest of the crop that was explained (`map_files.crop_digest`); empty in files of older versions."""
 
 
 def maps_path(run: Path, fold: int, method: str, nodule_id: str) -> Path:
@@ -379,6 +405,7 @@ def write_maps(path: Path, maps: Maps) -> None:
             targets=np.array(maps.targets),
             views=np.array(maps.views),
             slices=np.array(maps.slices),
+            crop_sha256=np.array(maps.crop_sha256),
         )
 
 
@@ -388,12 +415,13 @@ def read_maps(path: Path) -> Maps:
     Raises:
         LidcCdamError: the file is missing or damaged.
     """
-    stored = read_arrays(path, ("scores", "targets", "views", "slices"), "explain")
+    stored = read_arrays(path, ("scores", "targets", "views", "slices"), "explain", ("crop_sha256",))
     return Maps(
         stored["scores"],
         tuple(str(name) for name in stored["targets"]),
         tuple(str(name) for name in stored["views"]),
         tuple(int(index) for index in stored["slices"]),
+        str(stored.get("crop_sha256", "")),
     )
 
 

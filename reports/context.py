@@ -18,6 +18,7 @@ from lidc_cdam.artifacts import Maps, NoduleRecord
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import read_json
 from lidc_cdam.geometry import VIEWS
+from lidc_cdam.map_files import volume_folder, volume_targets
 from lidc_cdam.progress import track
 from lidc_cdam.runs import read_config
 from lidc_cdam.vocabulary import BIOMARKERS, MALIGNANCY, TARGETS, Target
@@ -290,4 +291,5 @@ def case_key(runs: Sequence[Run], cases: Sequence[Case | None], renderer: str) -
         )
         for path in paths:
             digest.update(path.read_bytes() if path.exists() else b"missing")
+        digest.update(repr(volume_targets(volume_folder(run.folder, case.fold, run.method, case.nodule_id))).encode())
     return digest.hexdigest()

@@ -8,6 +8,7 @@ from jaxtyping import Float32
 
 from lidc_cdam.artifacts import Maps
 from lidc_cdam.geometry import CENTRAL, VIEWS
+from lidc_cdam.map_files import volume_folder, volume_targets
 from lidc_cdam.vocabulary import TARGETS, Target
 from reports import charts, figures
 from reports.context import SCALE_PERCENTILE, Case, Run, targets_of, title_of
@@ -47,7 +48,7 @@ def map_section(material: Material, index: int, pictures: Pictures) -> dict[str,
                 f"{charts.signed(limit)} raises the predicted value."
             ),
         }
-        section["notes"] = _map_notes(run, case.fold, maps, material)
+        section["notes"] = _map_notes(run, case, maps, material)
     return section
 
 
@@ -55,9 +56,9 @@ UNITS = {"probability": "logit", "rating": "z-score", "length": "z-score"}
 """Unit of the model's output by kind of target."""
 
 
-def _map_notes(run: Run, fold: int, maps: Maps, material: Material) -> list[str]:
+def _map_notes(run: Run, case: Case, maps: Maps, material: Material) -> list[str]:
     rows, columns = maps.scores.shape[-2:]
-    limit = run.limits[fold]
+    fold, limit = case.fold, run.limits[case.fold]
     level = limit * CONTOUR_SHARE
     notes = [
         score_words(run.method, sorted({UNITS[TARGETS[key].kind] for key in maps.targets})),
@@ -71,6 +72,13 @@ def _map_notes(run: Run, fold: int, maps: Maps, material: Material) -> list[str]
         notes.append(
             "Hatched: outside what was read. The model saw mirrored tissue there, so colours on it explain a mirror "
             "image; the shares inside the consensus, and their chance, count only what was read."
+        )
+    volumes = volume_folder(run.folder, fold, run.method, case.nodule_id)
+    count = len(volume_targets(volumes))
+    if count:
+        notes.append(
+            f"Every slice: {volumes.relative_to(run.folder).as_posix()} in the run's folder holds the scores of "
+            f"{count} target{'s' if count > 1 else ''} as volumes, to open over the crop in 3D Slicer."
         )
     return notes
 

@@ -1,4 +1,5 @@
 import dataclasses
+import html
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from lidc_cdam import artifacts
 from lidc_cdam.artifacts import Maps
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import read_json, write_json
+from lidc_cdam.map_files import Volume, volume_folder, write_volume
 from reports.context import open_run
 from reports.stage import report
 
@@ -80,6 +82,12 @@ def test_without_maps_the_page_gives_the_command_and_with_maps_it_is_made_again(
         artifacts.write_maps(artifacts.maps_path(cohort.biomarkers, fold, "cdam", nodule), maps)
     report(cohort.biomarkers, out)
     assert "Signed cdam map of spiculation" in page.read_text()
+    assert "as volumes" not in page.read_text()
+    volume = Volume(np.zeros((1, 32, 32, 32), np.float32), ("axial",), (0.0, 0.0, 0.0), 1.0, "")
+    write_volume(volume_folder(cohort.biomarkers, 0, "cdam", cohort.nodules[0]), "margin", volume)
+    report(cohort.biomarkers, out)
+    said = f"fold_0/volumes/cdam/{cohort.nodules[0]} in the run's folder holds the scores of 1 target as volumes"
+    assert said in html.unescape(page.read_text())
 
 
 def test_a_nodule_that_fails_is_a_row_with_its_reason_and_the_others_go_on(tmp_path, capsys):

@@ -27,7 +27,7 @@ from lidc_cdam.artifacts import (
 )
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.explain.registry import explain, find_explainer
-from lidc_cdam.geometry import CENTRAL, CROP_SIDE, VIEWS, take_view
+from lidc_cdam.geometry import VIEWS, Grid, take_view
 from lidc_cdam.intensity import STATISTICS, Statistics, read_cube, stack_images
 from lidc_cdam.model import DESCRIPTION, WEIGHTS, NoduleModel, best_device
 from lidc_cdam.progress import say, track
@@ -46,6 +46,8 @@ class Task:
     slices: tuple[int, ...]
     options: Mapping[str, Any]
     batch_size: int
+    grid: Grid
+    """Of the cubes in `data`."""
 
     def missing(self, fold: int, nodule_ids: Sequence[str]) -> list[str]:
         """The nodules without maps."""
@@ -58,7 +60,7 @@ def explain_run(
     data: Path | None = None,
     out: Path | None = None,
     folds: list[int] | None = None,
-    slices: tuple[int, ...] = (CENTRAL,),
+    slices: tuple[int, ...] | None = None,
     options: dict[str, Any] | None = None,
     batch_size: int = 64,
 ) -> None:
@@ -73,7 +75,7 @@ def explain_run(
         data: Folder of other crops; every model of the run explains all of its nodules. Needs --out.
         out: Where to write; the run's own folder by default.
         folds: Folds to explain; all by default.
-        slices: Slices of each view, counted from 0 along its axis; 16 is the central one.
+        slices: Slices of each view, counted from 0 along its axis; none takes the central one, 16 of 32.
         options: The estimator's own settings, such as {"n": 20}.
         batch_size: Images at a time; changes the memory, not the maps.
     """
@@ -100,7 +102,7 @@ def _task(
     method: str,
     data: Path | None,
     out: Path | None,
-    slices: Sequence[int],
+    slices: Sequence[int] | None,
     options: Mapping[str, Any],
     batch_size: int,
 ) -> Task:
@@ -110,8 +112,6 @@ def _task(
             f"--data {data} names other nodules than the run's own, so their maps must not go into {run}; "
             f"give --out another folder."
         )
-    if not slices or not all(0 <= index < CROP_SIDE for index in slices):
-        raise LidcCdamError(f"--slices must be at least one index from 0 to {CROP_SIDE - 1}; got {list(slices)}.")
     if batch_size < 1:
         raise LidcCdamError(f"--batch-size must be at least 1 image; got {batch_size}.")
     config = read_config(run)
@@ -120,7 +120,11 @@ def _task(
     if unknown or not views:
         raise LidcCdamError(f"{run / CONFIG} must name views out of {', '.join(VIEWS)}; got {unknown or 'none'}.")
     source = Path(config["data"]) if data is None else data
-    return Task(source, out or run, method, views, tuple(dict.fromkeys(slices)), options, batch_size)
+    grid = read_dataset(source).grid
+    chosen = (grid.central,) if slices is None else tuple(dict.fromkeys(slices))
+    if not chosen or not all(0 <= index < grid.side for index in chosen):
+        raise LidcCdamError(f"--slices must be at least one index from 0 to {grid.side - 1}; got {list(chosen)}.")
+    return Task(source, out or run, method, views, chosen, options, batch_size, grid)
 
 
 def _folds(run: Path, asked: Sequence[int] | None) -> list[int]:
@@ -159,6 +163,7 @@ def _load(task: Task, run: Path, fold: int) -> tuple[NoduleModel, Statistics]:
     """A fold's model and statistics, which must belong to the run's task."""
     folder = fold_folder(run, fold)
     model, statistics = NoduleModel.load(folder), Statistics.read(folder / STATISTICS)
+    statistics.require_grid(task.data, task.grid)
     config = read_config(run)
     expected = tuple(target.key for target in resolve_targets(config.get("targets", list(model.targets))))
     for name, keys in ((DESCRIPTION, model.targets), (STATISTICS, statistics.scaling.keys)):
@@ -194,7 +199,7 @@ def _explain_fold(task: Task, run: Path, fold: int, nodule_ids: Sequence[str]) -
 
 def _images_hu(task: Task, nodule_id: str) -> Float[Tensor, "image row column"]:
     """The nodule's images, HU: the views, and in each of them the slices."""
-    cube = read_cube(task.data, nodule_id)
+    cube = read_cube(task.data, nodule_id, task.grid.side)
     return stack_images([take_view(cube, view, index) for view in task.views for index in task.slices]).float()
 
 

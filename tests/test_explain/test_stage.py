@@ -4,10 +4,11 @@ import pytest
 import torch
 import yaml
 
-from lidc_cdam import artifacts
-from lidc_cdam.artifacts import COHORT_COLUMNS, Crop, Dataset, NoduleRecord, maps_path, read_maps
+from lidc_cdam import artifacts, crop_files
+from lidc_cdam.artifacts import COHORT_COLUMNS, Dataset, NoduleRecord, maps_path, read_maps
 from lidc_cdam.backbones import build_backbone
 from lidc_cdam.cli import main
+from lidc_cdam.crop_files import Crop
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.explain import explain
 from lidc_cdam.explain import stage as stage_module
@@ -30,7 +31,7 @@ def write_data(data, ids):
     artifacts.write_dataset(data, Dataset({"preset": "all"}, records))
     for key in ids:
         hu = generator.integers(-1000, 400, (32, 32, 32)).astype(np.int16)
-        artifacts.write_crop(data, key, Crop(hu, np.zeros_like(hu, np.uint8), (0.0, 0.0, 0.0)))
+        crop_files.write_crop(data, key, Crop(hu, np.zeros_like(hu, np.uint8), (0.0, 0.0, 0.0)))
 
 
 def write_fold(run, fold, ids):
@@ -70,7 +71,7 @@ def test_each_folds_model_explains_its_own_test_nodules(run, capsys):
             assert maps.slices == (16, 14)
             assert maps.scores.dtype == np.float32
             assert maps.scores.shape == (2, 2, 2, 16, 16)
-            cube = artifacts.read_crop(run.parent / "data", key).hu
+            cube = crop_files.read_crop(run.parent / "data", key).hu
             for view, name in enumerate(VIEWS):
                 for place, index in enumerate((16, 14)):
                     image = torch.from_numpy(take_view(cube, name, index).copy())[None]
@@ -110,7 +111,7 @@ def test_an_interrupted_step_goes_on(run, monkeypatch, capsys):
 
 
 def test_a_damaged_crop_is_a_row_and_the_others_go_on(run, capsys):
-    crop = artifacts.crop_path(run.parent / "data", "b")
+    crop = crop_files.crop_path(run.parent / "data", "b")
     good = crop.read_bytes()
     crop.write_bytes(good[:100])
     explain_run(run)

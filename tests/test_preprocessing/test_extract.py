@@ -14,8 +14,8 @@ from pylidc_oracle import pylidc
 from scipy.ndimage import map_coordinates
 from small_lidc import CORNER_MM, SLICES, contents, nodules, stack_of, write_cohort
 
-from lidc_cdam import artifacts, provenance
-from lidc_cdam.artifacts import PADDING_HU
+from lidc_cdam import artifacts, crop_files, provenance
+from lidc_cdam.crop_files import PADDING_HU
 from lidc_cdam.errors import LidcCdamError
 from preprocessing import extract
 from preprocessing.annotations import Nodule, consensus, load_nodules, reader_counts
@@ -55,7 +55,7 @@ def middle(nodule: Nodule) -> int:
     return int(consensus(nodule)[1].centre[2])
 
 
-def positions(crop: artifacts.Crop) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def positions(crop: crop_files.Crop) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     z, y, x = np.meshgrid(*(crop.origin_mm[axis] + np.arange(32) for axis in (2, 1, 0)), indexing="ij")
     return x, y, z
 
@@ -73,7 +73,7 @@ def test_cubes_lie_at_the_right_place(pristine: Path, data: Path, capsys: pytest
     assert dataset.parameters["preset"] == "small"
     scan = FIRST.scan
     for nodule in HOLDERS:
-        record, crop = dataset.nodules[nodule.nodule_id], artifacts.read_crop(data, nodule.nodule_id)
+        record, crop = dataset.nodules[nodule.nodule_id], crop_files.read_crop(data, nodule.nodule_id)
         assert (record.source, record.geometry, record.padded_share) == ("dicom", "patient", 0)
         assert (record.pixel_spacing_mm, record.slice_spacing_mm) == (scan.pixel_spacing_mm, 2.5)
         assert record.flags == ("incomplete series",)
@@ -96,7 +96,7 @@ def test_cubes_lie_at_the_right_place(pristine: Path, data: Path, capsys: pytest
 def test_masks_are_the_nearest_voxels_reader_counts(pristine: Path, data: Path) -> None:
     run(data, dicom=pristine)
     for nodule in HOLDERS:
-        crop, scan = artifacts.read_crop(data, nodule.nodule_id), nodule.scan
+        crop, scan = crop_files.read_crop(data, nodule.nodule_id), nodule.scan
         counts, box = reader_counts(nodule)
         x, y, z = positions(crop)
         exact = [
@@ -242,7 +242,7 @@ def test_two_slices_at_one_z(root: Path, data: Path, pristine: Path, differ: boo
     assert ("duplicate slices differ" in flags) == differ
     write_cohort(tmp_path / "whole")
     run(tmp_path / "whole", dicom=pristine)
-    one, other = (artifacts.read_crop(folder, FIRST.nodule_id).hu for folder in (data, tmp_path / "whole"))
+    one, other = (crop_files.read_crop(folder, FIRST.nodule_id).hu for folder in (data, tmp_path / "whole"))
     np.testing.assert_array_equal(one, other)
 
 
@@ -325,7 +325,7 @@ def test_padding_is_refused_where_the_preset_says_so(pristine: Path, tmp_path: P
         write_cohort(tmp_path / str(allow), allow_padding=allow)
     run(tmp_path / "True", pack=tmp_path / "pack")
     record = artifacts.read_dataset(tmp_path / "True").nodules[FIRST.nodule_id]
-    crop = artifacts.read_crop(tmp_path / "True", FIRST.nodule_id)
+    crop = crop_files.read_crop(tmp_path / "True", FIRST.nodule_id)
     assert 0 < record.padded_share == pytest.approx((crop.hu == PADDING_HU).mean(), abs=1e-6)
     assert "padded" in record.flags
     with pytest.raises(LidcCdamError, match=r"% of the cube of \S+ lie outside what was read"):
@@ -375,7 +375,7 @@ def test_masks_are_pylidcs_consensus(real: Path, shared_data: Path) -> None:
             ids = [reading.annotation_id for reading in nodule.readings]
             annotations = [package.query(package.Annotation).filter(package.Annotation.id == one).one() for one in ids]
             mask, box = package.utils.consensus(annotations, clevel=0.5, ret_masks=False)
-        crop = artifacts.read_crop(real, nodule.nodule_id)
+        crop = crop_files.read_crop(real, nodule.nodule_id)
         ours = 2 * crop.readers.astype(int) >= len(nodule.readings)
         rows, columns, slices = _real_indices(crop, nodule, shared_data)
         index = [np.rint(one).astype(int) - part.start for one, part in zip((rows, columns, slices), box, strict=True)]
@@ -390,7 +390,7 @@ def test_masks_are_pylidcs_consensus(real: Path, shared_data: Path) -> None:
 @pytest.mark.data
 def test_crops_equal_an_independent_resampling(real: Path, shared_data: Path) -> None:
     for nodule in _held(real):
-        crop = artifacts.read_crop(real, nodule.nodule_id)
+        crop = crop_files.read_crop(real, nodule.nodule_id)
         indices = _real_indices(crop, nodule, shared_data)
         files = _real_files(nodule, shared_data)
         first, last = int(indices[2].min()), int(np.ceil(indices[2].max()))
@@ -416,7 +416,7 @@ def _real_files(nodule: Nodule, shared_data: Path) -> list[pydicom.FileDataset]:
     return sorted(files, key=lambda file: file.ImagePositionPatient[2])
 
 
-def _real_indices(crop: artifacts.Crop, nodule: Nodule, shared_data: Path) -> tuple[np.ndarray, ...]:
+def _real_indices(crop: crop_files.Crop, nodule: Nodule, shared_data: Path) -> tuple[np.ndarray, ...]:
     """Fractional row, column and slice of the cube's voxels, from DICOM headers alone (no scan is flipped)."""
     files = _real_files(nodule, shared_data)
     corner, spacing = files[0].ImagePositionPatient, files[0].PixelSpacing

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Float32
 
 from lidc_cdam.geometry import Grid, origin_of_cube
 from preprocessing.crops import Block, Point, voxel_positions
+from preprocessing.resample import TIE
 
 
 def surface_distance(
@@ -25,21 +26,48 @@ def surface_distance(
     """
     x, y, z = voxel_positions(origin_of_cube(centre, grid), grid)
     grid_y, grid_x = np.meshgrid(y, x, indexing="ij")
-    row, column = block.frame.index(grid_x.ravel(), grid_y.ravel())
+    row, column = block.frame.index(grid_x, grid_y)
     rows, columns, slices = (_span(marked, axis) for axis in range(3))
-    row_mm, column_mm = block.frame.spacing_mm
-    down = _gaps(row * row_mm, (block.box.row[0] + np.arange(rows.start, rows.stop + 1) - 0.5) * row_mm)
-    across = _gaps(
-        column * column_mm, (block.box.column[0] + np.arange(columns.start, columns.stop + 1) - 0.5) * column_mm
+    edges = (
+        (block.box.row[0] + np.arange(rows.start, rows.stop + 1) - 0.5) * block.frame.spacing_mm[0],
+        (block.box.column[0] + np.arange(columns.start, columns.stop + 1) - 0.5) * block.frame.spacing_mm[1],
     )
+    places = (row * block.frame.spacing_mm[0], column * block.frame.spacing_mm[1])
     up = _gaps(z, _slice_edges(np.array(block.z_mm), grid.spacing_mm)[slices.start : slices.stop + 1])
-    in_plane = (down[:, :, None] ** 2 + across[:, None, :] ** 2).reshape(len(row), -1)
     # One voxel around what is marked stands for all that lies beyond: its box has no end.
     core = np.pad(marked[rows, columns, slices], 1)
-    outwards, inwards = (_nearest(kind, in_plane, up**2) for kind in (core, ~core))
-    signed = np.where(outwards > 0, np.sqrt(outwards), -np.sqrt(inwards))
-    distances: np.ndarray = signed.reshape(len(z), len(y), len(x)).astype(np.float32)
+    outwards, inwards = (
+        _in_plane(_cheapest(np.where(kind, 0.0, np.inf), up**2), places, edges) for kind in (core, ~core)
+    )
+    distances: np.ndarray = np.where(outwards > 0, np.sqrt(outwards), -np.sqrt(inwards)).astype(np.float32)
     return distances
+
+
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+def _in_plane(cost: Float[np.ndarray, "row column z"], places: Pair, edges: Pair) -> Float[np.ndarray, "z y x"]:
+    """Squared distance to the nearest voxel, given it along z: the plane's part, exact for any frame.
+
+    Args:
+        cost: squared distance along z to the nearest voxel of a kind in each column of voxels; infinite without one.
+        places: along rows and along columns, mm, of each pair (y, x) of the cube's positions.
+        edges: of the rows and of the columns, mm, ascending.
+    """
+    down, across = places
+    if np.ptp(down, axis=1).max() + np.ptp(across, axis=0).max() < TIE:
+        # Rows run along x: one axis after the other, [row, column, z] -> [column, z, y] -> [z, y, x].
+        cost = _cheapest(np.moveaxis(cost, 0, -1), _gaps(down[:, 0], edges[0]) ** 2)
+        return _cheapest(np.moveaxis(cost, 0, -1), _gaps(across[0], edges[1]) ** 2)
+    if np.ptp(down, axis=0).max() + np.ptp(across, axis=1).max() < TIE:
+        swapped = _in_plane(cost, (down.T, across.T), edges)
+        return np.swapaxes(swapped, 1, 2)
+    pixels = cost.reshape(-1, cost.shape[2]).T
+    found = [
+        (pixels + (a[:, None] ** 2 + b**2).ravel()).min(axis=1)
+        for a, b in zip(_gaps(down.ravel(), edges[0]), _gaps(across.ravel(), edges[1]), strict=True)
+    ]
+    return np.stack(found, axis=1).reshape(-1, *down.shape)
 
 
 def _span(marked: Bool[np.ndarray, "row column slice"], axis: int) -> slice:
@@ -65,11 +93,8 @@ def _gaps(
     return away
 
 
-def _nearest(
-    kind: Bool[np.ndarray, "row column slice"],
-    in_plane: Float[np.ndarray, "place pixel"],
-    up: Float[np.ndarray, "level slice"],
-) -> Float[np.ndarray, "level place"]:
-    """Squared distance to the nearest voxel of one kind, from the squared distances along the plane and along z."""
-    closed = np.where(kind, 0.0, np.inf).reshape(in_plane.shape[1], -1)
-    return np.stack([(in_plane + (closed + height).min(axis=1)).min(axis=1) for height in up])
+def _cheapest(
+    cost: Float[np.ndarray, "*other voxel"], squares: Float[np.ndarray, "position voxel"]
+) -> Float[np.ndarray, "*other position"]:
+    """Least sum of a voxel's cost and the squared distance to it, for each position along the last axis."""
+    return np.stack([(cost + square).min(axis=-1) for square in squares], axis=-1)

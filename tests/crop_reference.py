@@ -10,6 +10,9 @@ from math import ceil, exp, pi, sqrt
 
 import numpy as np
 
+from preprocessing.annotations import IndexBox
+from preprocessing.crops import Block, Frame
+
 Point = tuple[float, float, float]
 Interval = tuple[float, float]
 
@@ -113,3 +116,46 @@ class Rod:
 def soft_volume_mm3(distance_mm: np.ndarray, spacing_mm: float) -> float:
     """Volume under a surface from signed distances: a voxel counts by how far it reaches across the surface."""
     return float(np.clip(0.5 - distance_mm / spacing_mm, 0, 1).sum(dtype=np.float64) * spacing_mm**3)
+
+
+def soft_centre(distance_mm: np.ndarray, origin_mm: Point, spacing_mm: float) -> Point:
+    """Centre (x, y, z) of what lies under a surface, mm, from signed distances [z y x]."""
+    weights = np.clip(0.5 - distance_mm / spacing_mm, 0, 1)
+    z, y, x = (
+        float((weights.sum(axis=tuple(other for other in range(3) if other != axis)) * place).sum() / weights.sum())
+        for axis, place in enumerate(np.arange(size) for size in weights.shape)
+    )
+    return tuple(start + spacing_mm * place for start, place in zip(origin_mm, (x, y, z), strict=True))
+
+
+Body = Ellipsoid | Rod
+
+
+def draw(
+    body: Body,
+    pixel_mm: tuple[float, float],
+    z_mm: tuple[float, ...],
+    along_columns: tuple[float, float] = (1.0, 0.0),
+    along_rows: tuple[float, float] = (0.0, 1.0),
+    side_mm: float = 100.0,
+) -> Block:
+    """A scan of 0 HU around and 1000 HU inside a body, marked by one reader where a voxel's centre is inside.
+
+    Args:
+        body: what to draw.
+        pixel_mm: distance of rows and of columns.
+        z_mm: of the slices.
+        along_columns: (x, y) in which the column index grows.
+        along_rows: (x, y) in which the row index grows.
+        side_mm: of the plane, whose middle lies on x = y = 0.
+    """
+    shape = (round(side_mm / pixel_mm[0]), round(side_mm / pixel_mm[1]))
+    at_zero = Frame((0.0, 0.0), pixel_mm, along_columns, along_rows)
+    x, y = at_zero.position_mm((shape[0] - 1) / 2, (shape[1] - 1) / 2)
+    frame = Frame((-x, -y), pixel_mm, along_columns, along_rows)
+    row, column = np.mgrid[: shape[0], : shape[1]]
+    x, y = frame.position_mm(row[..., None], column[..., None])
+    marked = body.holds(x, y, np.array(z_mm))
+    box = IndexBox((0, shape[0]), (0, shape[1]), (0, len(z_mm)))
+    heights = tuple(float(z) for z in z_mm)
+    return Block((1000 * marked).astype(np.int16), marked.astype(np.uint8), box, frame, heights)

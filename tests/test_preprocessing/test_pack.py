@@ -175,7 +175,7 @@ def _empty(path: Path) -> None:
         (_lose, "is missing; run `lidc-cdam pack` first"),
         (_damage, "must be an NPZ file with hu, readers, but it cannot be read"),
         (_reshape, "must hold int16 hu and uint8 readers of the shape"),
-        (_empty, "no voxel was marked by half of the readers"),
+        (_empty, "no voxel was marked by 50% of the readers"),
     ],
 )
 def test_a_spoilt_cut_out_is_a_row_and_the_others_go_on(

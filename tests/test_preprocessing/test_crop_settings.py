@@ -326,9 +326,9 @@ def test_volume_within_two_percent_and_centre_within_a_quarter_millimetre(name: 
     assert np.abs(np.subtract(soft_centre(distance, crop.origin_mm, 1.0), body.centre)).max() < 0.25
     # A mask of 1 mm voxels from pixels of nearly 1 mm gains or loses up to a layer of voxels.
     assert crop.readers.sum() == pytest.approx(body.volume_mm3, rel=0.05 if pixel_mm[0] > 0.9 else 0.02)
-    # Where the surface runs through voxels' centres the tie goes to the lower index: up to half a voxel more.
+    # Where the surface runs through voxels' centres the tie goes to the lower index: so half a voxel may come on top.
     marked = 1.0 - 2 * (crop.readers > 0)
-    assert np.abs(np.subtract(soft_centre(marked, crop.origin_mm, 1.0), body.centre)).max() < 0.55
+    assert np.abs(np.subtract(soft_centre(marked, crop.origin_mm, 1.0), body.centre)).max() < 0.75
 
 
 # --- Settings ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from lidc_cdam.artifacts import crop_path, fold_folder, read_arrays, write_image
+from lidc_cdam.artifacts import fold_folder, read_arrays
+from lidc_cdam.crop_files import crop_path, write_image
 from lidc_cdam.files import replacing
 
 

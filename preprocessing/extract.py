@@ -1,24 +1,26 @@
 """Make the nodules' cubes and reader masks, from DICOM or from a pack."""
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lidc_cdam import artifacts, provenance
-from lidc_cdam.artifacts import PADDING_HU, Dataset, NoduleRecord
+from lidc_cdam import artifacts, crop_files, provenance, quality
+from lidc_cdam.artifacts import Dataset, NoduleRecord
 from lidc_cdam.compute import map_items
+from lidc_cdam.crop_files import PADDING_HU, marked_by
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import read_json, write_json
-from lidc_cdam.geometry import CENTRAL, CROP_SIDE
 from lidc_cdam.progress import say
 from preprocessing.annotations import IndexBox, Nodule, consensus
 from preprocessing.crops import (
-    SPACING_MM,
+    DEFAULT,
     Block,
+    CropSettings,
     Frame,
     Point,
     centre_mm,
@@ -27,8 +29,10 @@ from preprocessing.crops import (
     cut_cube,
     surrounding_box,
 )
+from preprocessing.distances import surface_distance
 from preprocessing.native import Failure, each_block, failure, nodules_of, write_failures
 from preprocessing.pack import NODULES, read_cutout, read_pack
+from preprocessing.resample import INTERPOLATIONS
 from preprocessing.series import Series, index_series
 
 STAGE = "extract"
@@ -38,10 +42,17 @@ MAX_READERS = 4
 """Radiologists who read each scan; a cluster with more readings has one reader's twice."""
 
 
-def extract(data: Path, dicom: Path | None = None, pack: Path | None = None, workers: int = 1) -> None:
-    """Make a 32 mm cube at 1 mm and its reader mask for each cohort nodule that a source holds.
+def extract(
+    data: Path,
+    dicom: Path | None = None,
+    pack: Path | None = None,
+    settings: CropSettings = DEFAULT,
+    workers: int = 1,
+) -> None:
+    """Make a cube (32 voxels of 1 mm) and its reader mask for each cohort nodule that a source holds.
 
-    Writes `crops/`, `masks/`, `records/` and `dataset.json`. A part of LIDC-IDRI is enough, and a second source adds to
+    Writes `crops/`, `masks/`, `records/` and `dataset.json`, which holds the settings: other ones need another DATA
+    folder. A part of LIDC-IDRI is enough, and a second source adds to
     the same folder; what is there already is kept. A nodule that fails is a row of `failed.csv` and is tried again by
     the next run.
 
@@ -49,6 +60,7 @@ def extract(data: Path, dicom: Path | None = None, pack: Path | None = None, wor
         data: the DATA folder with a cohort.
         dicom: folder of DICOM files, in any layout. Give this or `--pack`.
         pack: folder of native-resolution cut-outs, as `lidc-cdam pack` writes it.
+        settings: what decides a cube's voxels.
         workers: processes that work side by side.
 
     Raises:
@@ -60,11 +72,11 @@ def extract(data: Path, dicom: Path | None = None, pack: Path | None = None, wor
         raise LidcCdamError(
             f"extract needs exactly one source, --dicom or --pack; got {'neither' if pack is None else 'both'}."
         )
-    parameters = _parameters(data)
+    parameters = _parameters(data, settings)
     record = provenance.begin(
         data, STAGE, parameters, {"cohort": data / artifacts.COHORT}, "make the cohort in another --data"
     )
-    held, jobs = _jobs(data, dicom, pack, cohort)
+    held, jobs = _jobs(data, dicom, pack, cohort, settings)
     say(f"{dicom or pack} holds {held}.")
     if record.finished and not jobs:
         say(f"All of them are extracted in {data}; nothing to do.")
@@ -72,7 +84,7 @@ def extract(data: Path, dicom: Path | None = None, pack: Path | None = None, wor
     provenance.reopen(data, STAGE)
     failures = [row for rows in map_items(_run, jobs, "Extracting cubes", workers) for row in rows]
     write_failures(data, {nodule_id for job in jobs for nodule_id in job.nodule_ids}, failures)
-    records = _finish(data, cohort, parameters, failures)
+    records = _finish(data, cohort, parameters, settings, failures)
     record.finish(nodules=len(records), failed=len(failures))
     _tell(data, cohort, records, failures)
 
@@ -85,6 +97,7 @@ class DicomJob:
     allow_padding: bool
     series: Series
     nodules: tuple[Nodule, ...]
+    settings: CropSettings = DEFAULT
 
     @property
     def nodule_ids(self) -> tuple[str, ...]:
@@ -102,15 +115,20 @@ class DicomJob:
         def use(nodule: Nodule, block: Block, flags: tuple[str, ...]) -> None:
             step = float(np.median(np.diff(nodule.scan.slice_z_mm)))
             found = _Found(nodule.nodule_id, "dicom", len(nodule.readings), step, flags)
-            _write(self.data, found, block, centres[nodule.nodule_id], self.allow_padding)
+            _write(self.data, found, block, centres[nodule.nodule_id], self.settings, self.allow_padding)
 
         return each_block(self.series, self.nodules, box_of, use)
 
     def place(self, nodule: Nodule, frame: Frame) -> tuple[Point, IndexBox]:
-        """The centre of a nodule's cube, and the voxels that the cube needs."""
-        centre = centre_mm(consensus(nodule)[1], frame, nodule.scan.slice_z_mm)
-        low, high = cube_corners(centre)
-        return centre, surrounding_box(low, high, frame, self.series.shape, nodule.scan.slice_z_mm)
+        """The centre of a nodule's cube, and the voxels that the cube needs.
+
+        Where no voxel is marked by enough readers, the place is that of half of the readers; `_write` refuses it.
+        """
+        _, box = consensus(nodule, self.settings.consensus_level)
+        z_mm = nodule.scan.slice_z_mm
+        centre = centre_mm(box if min(box.shape) else consensus(nodule)[1], frame, z_mm)
+        low, high = cube_corners(centre, self.settings)
+        return centre, surrounding_box(low, high, frame, self.series.shape, z_mm, self.settings.support)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +139,7 @@ class PackJob:
     allow_padding: bool
     pack: Path
     row: dict[str, Any]
+    settings: CropSettings = DEFAULT
 
     @property
     def nodule_ids(self) -> tuple[str, ...]:
@@ -134,13 +153,13 @@ class PackJob:
             block, flags = read_cutout(self.pack, self.row)
             readers = len(str(self.row["annotation_ids"]).split())
             try:
-                box = consensus_box(block.readers, readers, block.box)
+                box = consensus_box(block.readers, readers, block.box, self.settings.consensus_level)
             except ValueError as error:
                 raise LidcCdamError(f"The cut-out of {nodule_id} in {self.pack} is wrong: {error}.") from error
             centre = centre_mm(box, block.frame, block.z_mm, block.box.slice[0])
-            step = float(np.median(np.diff(block.z_mm))) if len(block.z_mm) > 1 else SPACING_MM
+            step = float(np.median(np.diff(block.z_mm))) if len(block.z_mm) > 1 else self.settings.spacing_mm
             found = _Found(nodule_id, "pack", readers, step, flags)
-            _write(self.data, found, block, centre, self.allow_padding)
+            _write(self.data, found, block, centre, self.settings, self.allow_padding)
         except LidcCdamError as error:
             return [failure(nodule_id, str(self.row["series_uid"]), error)]
         return []
@@ -164,20 +183,28 @@ class _Found:
     flags: tuple[str, ...]
 
 
-def _write(data: Path, found: _Found, block: Block, centre: Point, allow_padding: bool) -> None:
-    """Cut and write one nodule: mask, cube, and last the record, which says that both are there."""
-    crop, padded = cut_cube(block, centre)
+def _write(data: Path, found: _Found, block: Block, centre: Point, settings: CropSettings, allow_padding: bool) -> None:
+    """Cut and write one nodule: its volumes, and last the record, which says that they are there."""
+    marked = marked_by(block.readers, found.readers, settings.consensus_level)
+    if not marked.any():
+        raise LidcCdamError(
+            f"{found.nodule_id} has no voxel that {settings.consensus_level:.0%} of its {found.readers} readers "
+            f"marked; choose a lower --consensus-level."
+        )
+    crop, padded = cut_cube(block, centre, settings)
     if padded and not allow_padding:
         raise LidcCdamError(
             f"{padded:.1%} of the cube of {found.nodule_id} lie outside what was read, and the cohort's preset refuses "
             f"padding; choose `--preset all`."
         )
+    if settings.signed_distance:
+        crop = replace(crop, distance_mm=surface_distance(block, marked, centre, settings.grid))
     flags = (
         *found.flags,
-        *(("more than 4 readers",) if found.readers > MAX_READERS else ()),
-        *(("padded",) if padded else ()),
+        *((quality.MANY_READINGS,) if found.readers > MAX_READERS else ()),
+        *((quality.PADDED,) if padded else ()),
     )
-    artifacts.write_crop(data, found.nodule_id, crop)
+    crop_files.write_crop(data, found.nodule_id, crop)
     record = NoduleRecord(
         nodule_id=found.nodule_id,
         source=found.source,
@@ -190,14 +217,18 @@ def _write(data: Path, found: _Found, block: Block, centre: Point, allow_padding
     write_json(_record_path(data, found.nodule_id), asdict(record))
 
 
-def _jobs(data: Path, dicom: Path | None, pack: Path | None, cohort: pd.DataFrame) -> tuple[str, Sequence[Job]]:
+def _jobs(
+    data: Path, dicom: Path | None, pack: Path | None, cohort: pd.DataFrame, settings: CropSettings
+) -> tuple[str, Sequence[Job]]:
     allow = _allow_padding(data)
     if dicom is not None:
-        return dicom_jobs(data, dicom, cohort, allow)
-    return pack_jobs(data, Path(str(pack)), cohort, allow)
+        return dicom_jobs(data, dicom, cohort, allow, settings)
+    return pack_jobs(data, Path(str(pack)), cohort, allow, settings)
 
 
-def dicom_jobs(data: Path, root: Path, cohort: pd.DataFrame, allow_padding: bool) -> tuple[str, list[DicomJob]]:
+def dicom_jobs(
+    data: Path, root: Path, cohort: pd.DataFrame, allow_padding: bool, settings: CropSettings = DEFAULT
+) -> tuple[str, list[DicomJob]]:
     """How many nodules of the cohort a DICOM root holds, in words, and what is still to be extracted.
 
     Raises:
@@ -216,13 +247,15 @@ def dicom_jobs(data: Path, root: Path, cohort: pd.DataFrame, allow_padding: bool
     }
     jobs = []
     for uid, nodules in present.items():
-        left = tuple(nodule for nodule in nodules if not _is_done(data, nodule.nodule_id))
+        left = tuple(nodule for nodule in nodules if not _is_done(data, nodule.nodule_id, settings))
         if left:
-            jobs.append(DicomJob(data, allow_padding, index.series[uid], left))
+            jobs.append(DicomJob(data, allow_padding, index.series[uid], left, settings))
     return f"{sum(map(len, present.values()))} of the cohort's {len(cohort)} nodules", jobs
 
 
-def pack_jobs(data: Path, folder: Path, cohort: pd.DataFrame, allow_padding: bool) -> tuple[str, list[PackJob]]:
+def pack_jobs(
+    data: Path, folder: Path, cohort: pd.DataFrame, allow_padding: bool, settings: CropSettings = DEFAULT
+) -> tuple[str, list[PackJob]]:
     """How many nodules a pack holds, also of the cohort, in words, and what is still to be extracted.
 
     Raises:
@@ -235,23 +268,30 @@ def pack_jobs(data: Path, folder: Path, cohort: pd.DataFrame, allow_padding: boo
             f"--pack must hold nodules of the cohort, but none of the {len(table)} in {folder / NODULES} is among the "
             f"{len(cohort)} of {data / artifacts.COHORT}."
         )
-    rows = [row for row in present.to_dict("records") if not _is_done(data, row["nodule_id"])]
+    rows = [row for row in present.to_dict("records") if not _is_done(data, row["nodule_id"], settings)]
     named = [{str(key): value for key, value in row.items()} for row in rows]
     held = f"{len(table)} nodules, {len(present)} of the cohort's {len(cohort)}"
-    return held, [PackJob(data, allow_padding, folder, row) for row in named]
+    return held, [PackJob(data, allow_padding, folder, row, settings) for row in named]
 
 
-def _parameters(data: Path) -> dict[str, Any]:
-    """Every setting that decides a voxel."""
+def _parameters(data: Path, settings: CropSettings) -> dict[str, Any]:
+    """Every setting that decides a voxel.
+
+    Those that came later stand here only where they differ from what was done before they came, so that a folder of an
+    earlier version is still the same folder.
+    """
+    later = ("antialias", "consensus_level", "signed_distance")
+    changed = {name: getattr(settings, name) for name in later if getattr(settings, name) != getattr(DEFAULT, name)}
     return {
         "algorithm": ALGORITHM,
-        "side": CROP_SIDE,
-        "spacing_mm": SPACING_MM,
-        "central_voxel": CENTRAL,
-        "hu_interpolation": "linear",
+        "side": settings.side,
+        "spacing_mm": settings.spacing_mm,
+        "central_voxel": settings.grid.central,
+        "hu_interpolation": INTERPOLATIONS[settings.interpolation].title,
         "mask_interpolation": "nearest neighbour",
         "padding_hu": PADDING_HU,
         "allow_padding": _allow_padding(data),
+        **changed,
     }
 
 
@@ -269,19 +309,28 @@ def _record_path(data: Path, nodule_id: str) -> Path:
     return data / "records" / f"{nodule_id}.json"
 
 
-def _is_done(data: Path, nodule_id: str) -> bool:
-    paths = (path(data, nodule_id) for path in (_record_path, artifacts.crop_path, artifacts.mask_path))
-    return all(path.exists() for path in paths)
+def _is_done(data: Path, nodule_id: str, settings: CropSettings) -> bool:
+    paths = [_record_path, crop_files.crop_path, crop_files.mask_path]
+    if settings.signed_distance:
+        paths.append(crop_files.distance_path)
+    return all(path(data, nodule_id).exists() for path in paths)
 
 
 def _finish(
-    data: Path, cohort: pd.DataFrame, parameters: dict[str, Any], failures: Sequence[Failure]
+    data: Path,
+    cohort: pd.DataFrame,
+    parameters: dict[str, Any],
+    settings: CropSettings,
+    failures: Sequence[Failure],
 ) -> dict[str, NoduleRecord]:
-    """Write `dataset.json` from the records, in the cohort's order."""
+    """Write `dataset.json` from the records, in the cohort's order, with the flags that the cohort gives."""
     records = {}
-    for nodule_id in cohort.index:
-        if _is_done(data, nodule_id):
-            records[str(nodule_id)] = artifacts.nodule_record(read_json(_record_path(data, nodule_id)))
+    told = cohort["flags"] if "flags" in cohort else pd.Series(dtype=object)
+    for nodule_id in map(str, cohort.index):
+        if _is_done(data, nodule_id, settings):
+            record = artifacts.nodule_record(read_json(_record_path(data, nodule_id)))
+            flags = quality.merge_flags(record.flags, quality.read_flags(told.get(nodule_id)))
+            records[nodule_id] = replace(record, flags=flags)
     if not records:
         raise LidcCdamError(
             f"None of the {len(failures)} nodules could be extracted; {data / artifacts.FAILED} says why, the first: "
@@ -296,8 +345,9 @@ def _tell(data: Path, cohort: pd.DataFrame, records: dict[str, NoduleRecord], fa
     labelled = int(cohort.loc[list(records), "label"].notna().sum())
     padded = sum(record.padded_share > 0 for record in records.values())
     say(f"{data} holds {len(records)} cubes, {labelled} of them with a malignancy label; {padded} are padded.")
-    flagged = sum(bool(set(record.flags) - {"padded"}) for record in records.values())
-    if flagged:
-        say(f"{flagged} carry other data-quality flags; {data / artifacts.DATASET} names them.")
+    counts = Counter(quality.flag_kind(flag) for record in records.values() for flag in record.flags)
+    if counts:
+        listed = ", ".join(f"{kind} {number}" for kind, number in sorted(counts.items(), key=lambda pair: -pair[1]))
+        say(f"Data-quality flags: {listed}; {data / artifacts.DATASET} names the nodules.")
     if failures:
         say(f"{len(failures)} nodules failed; {data / artifacts.FAILED} says why.")

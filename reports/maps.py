@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from lidc_cdam.artifacts import Maps
-from lidc_cdam.geometry import CENTRAL, VIEWS
+from lidc_cdam.geometry import VIEWS
 from lidc_cdam.map_files import volume_folder, volume_targets
 from lidc_cdam.vocabulary import TARGETS, Target
 from reports import charts, figures
@@ -94,7 +94,7 @@ def _panels(material: Material, index: int, maps: Maps, pictures: Pictures) -> l
         if target.key not in maps.targets:
             continue
         drawn = [_map(material, index, maps, target, view, limit, pictures) for view in views]
-        span = _span(maps.scores[maps.targets.index(target.key), :, _place(maps)], limit)
+        span = _span(maps.scores[maps.targets.index(target.key), :, _place(maps, material)], limit)
         panels.append(
             {
                 "key": target.key,
@@ -118,11 +118,11 @@ def _panel_words(target: Target, prediction: float | None) -> str:
 def _map(
     material: Material, index: int, maps: Maps, target: Target, view: str, limit: float, pictures: Pictures
 ) -> dict[str, str]:
-    place = _place(maps)
+    place = _place(maps, material)
     scores = maps.scores[maps.targets.index(target.key), maps.views.index(view), place]
     depth = maps.slices[place]
     cut = material.cut(view, depth)
-    name = view if depth == CENTRAL else f"{view}-{depth}"
+    name = view if depth == material.central else f"{view}-{depth}"
     image = pictures.use(cut, figures.LUNG, name)
     picture = figures.map_picture(cut, image, scores, limit, limit * CONTOUR_SHARE, f"map-{index}-{target.key}-{view}")
     method, span = material.runs[index].method, _span(scores, limit)
@@ -130,9 +130,9 @@ def _map(
     return {"svg": picture, "alt": alt, "view": VIEWS[view].title}
 
 
-def _place(maps: Maps) -> int:
+def _place(maps: Maps, material: Material) -> int:
     """Which of the maps' slices is shown: the central one where there is one."""
-    return maps.slices.index(CENTRAL) if CENTRAL in maps.slices else len(maps.slices) // 2
+    return maps.slices.index(material.central) if material.central in maps.slices else len(maps.slices) // 2
 
 
 def _span(scores: Float32[np.ndarray, "..."], limit: float) -> str:
@@ -155,9 +155,9 @@ def strongest_score(material: Material) -> Strongest | None:
     best: tuple[float, Strongest] | None = None
     for run, case, maps in zip(material.runs, material.cases, material.maps, strict=True):
         limit = None if case is None else run.limits.get(case.fold)
-        if maps is None or limit is None or CENTRAL not in maps.slices:
+        if maps is None or limit is None or material.central not in maps.slices:
             continue
-        scores = maps.scores[:, :, maps.slices.index(CENTRAL)]
+        scores = maps.scores[:, :, maps.slices.index(material.central)]
         target, view, row, column = np.unravel_index(np.abs(scores).argmax(), scores.shape)
         score = float(scores[target, view, row, column])
         if best is None or abs(score) / limit > best[0]:

@@ -5,9 +5,10 @@ import pandas as pd
 import torch
 import yaml
 
-from lidc_cdam import artifacts
-from lidc_cdam.artifacts import COHORT_COLUMNS, Crop, Dataset, NoduleRecord
+from lidc_cdam import artifacts, crop_files
+from lidc_cdam.artifacts import COHORT_COLUMNS, Dataset, NoduleRecord
 from lidc_cdam.backbones import build_backbone
+from lidc_cdam.crop_files import Crop
 from lidc_cdam.intensity import Intensity, Scaling, Statistics
 from lidc_cdam.model import NoduleModel
 
@@ -21,7 +22,7 @@ def noise(seed):
 
 
 def write_hu(data, key, hu):
-    artifacts.write_crop(data, key, Crop(hu, np.zeros_like(hu, np.uint8), ORIGIN_MM))
+    crop_files.write_crop(data, key, Crop(hu, np.zeros_like(hu, np.uint8), ORIGIN_MM))
 
 
 def write_data(data, ids):

@@ -71,7 +71,7 @@ def fit_fold(run: Run, index: int, cubes: Cubes) -> bool:
     if record.finished:
         return False
     with quiet(), contained():
-        data = FoldData(cubes, run.cohort, fold, run.settings)
+        data = FoldData(cubes, run.cohort, fold, run.settings, run.grid)
         task = _build_task(run.settings, index, data)
         keeper = Keeper(folder / CHECKPOINT, f"Fold {index}")
         _fit(run, index, task, data, keeper)

@@ -27,7 +27,7 @@ from lidc_cdam.explain.registry import find_explainer
 from lidc_cdam.explain.volume import Upsampling
 from lidc_cdam.explain.work import Failure, Job, MapTask, Outcome, Task, VolumeTask, forget_fold, jobs_of, run_job
 from lidc_cdam.files import read_json
-from lidc_cdam.geometry import CENTRAL, CROP_SIDE, VIEWS
+from lidc_cdam.geometry import VIEWS, Grid
 from lidc_cdam.intensity import STATISTICS, Statistics
 from lidc_cdam.model import DESCRIPTION, WEIGHTS
 from lidc_cdam.progress import say
@@ -43,7 +43,7 @@ def explain_run(
     folds: list[int] | None = None,
     targets: list[str] | None = None,
     views: list[str] | None = None,
-    slices: tuple[int, ...] = (CENTRAL,),
+    slices: tuple[int, ...] | None = None,
     volume: bool = False,
     upsampling: Upsampling = "nearest",
     options: dict[str, Any] | None = None,
@@ -67,7 +67,8 @@ def explain_run(
         targets: Targets of the run to explain, such as margin,diameter; all by default. Volumes of further targets can
             be added later.
         views: Views to explain; by default the run's own, with --volume axial, coronal and sagittal.
-        slices: Slices of each view, counted from 0 along its axis; 16 is the central one. Not with --volume.
+        slices: Slices of each view, counted from 0 along its axis; none takes the central one, 16 of 32. Not with
+            --volume.
         volume: Explain every slice and write volumes instead of maps.
         upsampling: How a volume takes token scores to voxels: nearest, the token under the voxel's centre; area, the
             mean of the tokens that it touches, by their share.
@@ -81,16 +82,17 @@ def explain_run(
     numbers = _folds(run, folds)
     whole = _run_targets(run, numbers[0])
     keys, names = _chosen_targets(whole, targets), _views(run, views, volume)
+    grid = read_dataset(source).grid
     claim: dict[str, Any] = {"views": names, "options": settings}
     task: Task
     if volume:
         claim |= {"upsampling": upsampling}
-        every = tuple(range(CROP_SIDE))
-        task = VolumeTask(run, source, place, method, keys, names, every, settings, batch_size, claim, upsampling)
+        every = tuple(range(grid.side))
+        task = VolumeTask(run, source, place, method, keys, names, every, grid, settings, batch_size, claim, upsampling)
     else:
-        chosen = tuple(dict.fromkeys(slices))
+        chosen = _slices(slices, grid)
         claim |= {"slices": chosen} | ({} if keys == whole else {"targets": keys})
-        task = MapTask(run, source, place, method, keys, names, chosen, settings, batch_size, claim)
+        task = MapTask(run, source, place, method, keys, names, chosen, grid, settings, batch_size, claim)
     _explain(task, [_begin(task, whole, fold, data) for fold in numbers], workers)
 
 
@@ -106,19 +108,30 @@ class Part:
 
 
 def _check(
-    method: str, options: dict[str, Any], slices: Sequence[int], volume: bool, upsampling: Upsampling, batch_size: int
+    method: str,
+    options: dict[str, Any],
+    slices: Sequence[int] | None,
+    volume: bool,
+    upsampling: Upsampling,
+    batch_size: int,
 ) -> None:
     find_explainer(method, tuple(options))
     if batch_size < 1:
         raise LidcCdamError(f"--batch-size must be at least 1 image; got {batch_size}.")
-    if not slices or not all(0 <= index < CROP_SIDE for index in slices):
-        raise LidcCdamError(f"--slices must be at least one index from 0 to {CROP_SIDE - 1}; got {list(slices)}.")
-    if volume and tuple(slices) != (CENTRAL,):
+    if volume and slices is not None:
         raise LidcCdamError(f"--volume explains every slice, so it does not go with --slices {list(slices)}; drop one.")
     if upsampling != "nearest" and not volume:
         raise LidcCdamError(
             f"--upsampling {upsampling} makes volumes of maps, which stay on the token grid without it; add --volume."
         )
+
+
+def _slices(asked: Sequence[int] | None, grid: Grid) -> tuple[int, ...]:
+    """The slices of each view that are explained: the central one, or those that were asked for."""
+    chosen = (grid.central,) if asked is None else tuple(dict.fromkeys(asked))
+    if not chosen or not all(0 <= index < grid.side for index in chosen):
+        raise LidcCdamError(f"--slices must be at least one index from 0 to {grid.side - 1}; got {list(chosen)}.")
+    return chosen
 
 
 def _folders(run: Path, data: Path | None, out: Path | None) -> tuple[Path, Path]:
@@ -197,7 +210,7 @@ def _nodules(run: Path, fold: int, data: Path | None) -> list[str]:
 def _begin(task: Task, whole: tuple[str, ...], fold: int, data: Path | None) -> Part:
     """Claim a fold's folder and say what is missing there."""
     nodule_ids = _nodules(task.run, fold, data)
-    inputs = _model_digests(task.run, fold, whole)
+    inputs = _model_digests(task, fold, whole)
     jobs = list(jobs_of(task, fold, nodule_ids, provenance.sha256_of(inputs)))
     task.check_crops(fold, nodule_ids)
     inputs["crops"] = read_dataset(task.data).digest(nodule_ids)
@@ -208,13 +221,15 @@ def _begin(task: Task, whole: tuple[str, ...], fold: int, data: Path | None) -> 
     return Part(fold, nodule_ids, task.missing(fold, nodule_ids), record, jobs)
 
 
-def _model_digests(run: Path, fold: int, expected: tuple[str, ...]) -> dict[str, Path | str]:
-    """Digests of a fold's model and statistics, which must belong to the run's task."""
-    folder = fold_folder(run, fold)
+def _model_digests(task: Task, fold: int, expected: tuple[str, ...]) -> dict[str, Path | str]:
+    """Digests of a fold's model and statistics, which must belong to the run's task and to cubes of this size."""
+    folder = fold_folder(task.run, fold)
     for name in (WEIGHTS, DESCRIPTION, STATISTICS):
         if not (folder / name).is_file():
             raise LidcCdamError(f"{folder / name} is missing; train the fold again.")
-    scaled = Statistics.read(folder / STATISTICS).scaling.keys
+    statistics = Statistics.read(folder / STATISTICS)
+    statistics.require_grid(task.data, task.grid)
+    scaled = statistics.scaling.keys
     for name, keys in ((DESCRIPTION, _targets_of(folder / DESCRIPTION)), (STATISTICS, scaled)):
         if keys != expected:
             raise LidcCdamError(

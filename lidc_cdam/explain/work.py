@@ -11,13 +11,14 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from lidc_cdam.artifacts import Maps, fold_folder, maps_path, read_crop, write_maps
+from lidc_cdam.artifacts import Maps, fold_folder, maps_path, write_maps
+from lidc_cdam.crop_files import read_crop
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.explain.cdam import AUTOGRAD, MOVED, method_used
 from lidc_cdam.explain.inputs import in_chunks
 from lidc_cdam.explain.registry import explain
 from lidc_cdam.explain.volume import Upsampling, merge_slices
-from lidc_cdam.geometry import take_view
+from lidc_cdam.geometry import Grid, take_view
 from lidc_cdam.intensity import STATISTICS, Statistics, read_cube, stack_images
 from lidc_cdam.map_files import (
     Volume,
@@ -49,6 +50,8 @@ class Task(ABC):
     """Keys, in the model's order."""
     views: tuple[str, ...]
     slices: tuple[int, ...]
+    grid: Grid
+    """Of the cubes in `data`."""
     options: Mapping[str, Any]
     batch_size: int
     claim: Mapping[str, Any]
@@ -250,7 +253,7 @@ def _method_used(job: Job) -> str:
 
 def _images_hu(task: Task, nodule_id: str) -> Float[Tensor, "image height width"]:
     """The nodule's images, HU: the views, and in each of them the slices."""
-    cube = read_cube(task.data, nodule_id)
+    cube = read_cube(task.data, nodule_id, task.grid.side)
     return stack_images([take_view(cube, view, index) for view in task.views for index in task.slices]).float()
 
 

@@ -3,8 +3,9 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
-from lidc_cdam import artifacts
-from lidc_cdam.artifacts import Crop, Dataset, Fold, Maps, NoduleRecord, Splits
+from lidc_cdam import artifacts, crop_files
+from lidc_cdam.artifacts import Dataset, Fold, Maps, NoduleRecord, Splits
+from lidc_cdam.crop_files import Crop
 from lidc_cdam.errors import LidcCdamError
 
 
@@ -16,33 +17,33 @@ def crop() -> Crop:
 
 
 def test_a_crop_comes_back_with_its_geometry(tmp_path, crop):
-    artifacts.write_crop(tmp_path, "LIDC-IDRI-0001_n01", crop)
-    back = artifacts.read_crop(tmp_path, "LIDC-IDRI-0001_n01")
+    crop_files.write_crop(tmp_path, "LIDC-IDRI-0001_n01", crop)
+    back = crop_files.read_crop(tmp_path, "LIDC-IDRI-0001_n01")
     np.testing.assert_array_equal(back.hu, crop.hu)
     np.testing.assert_array_equal(back.readers, crop.readers)
     assert back.origin_mm == pytest.approx(crop.origin_mm, abs=1e-4)
     assert back.spacing_mm == pytest.approx(1)
-    stored = sitk.ReadImage(str(artifacts.crop_path(tmp_path, "LIDC-IDRI-0001_n01")))
+    stored = sitk.ReadImage(str(crop_files.crop_path(tmp_path, "LIDC-IDRI-0001_n01")))
     assert stored.GetPixelIDTypeAsString() == "16-bit signed integer"
     assert stored.GetDirection() == pytest.approx(np.eye(3).ravel())
     assert stored.TransformIndexToPhysicalPoint((1, 2, 3)) == pytest.approx((-109.25, 35.5, -797.0), abs=1e-4)
 
 
 def test_a_mask_of_another_place_is_refused(tmp_path, crop):
-    artifacts.write_crop(tmp_path, "a", crop)
-    artifacts.write_crop(tmp_path, "b", Crop(crop.hu, crop.readers, (0.0, 0.0, 0.0)))
-    artifacts.mask_path(tmp_path, "b").replace(artifacts.mask_path(tmp_path, "a"))
+    crop_files.write_crop(tmp_path, "a", crop)
+    crop_files.write_crop(tmp_path, "b", Crop(crop.hu, crop.readers, (0.0, 0.0, 0.0)))
+    crop_files.mask_path(tmp_path, "b").replace(crop_files.mask_path(tmp_path, "a"))
     with pytest.raises(LidcCdamError, match="share one geometry"):
-        artifacts.read_crop(tmp_path, "a")
+        crop_files.read_crop(tmp_path, "a")
 
 
 def test_a_mask_that_lies_another_way_is_refused(tmp_path, crop):
-    artifacts.write_crop(tmp_path, "a", crop)
-    mask = sitk.ReadImage(str(artifacts.mask_path(tmp_path, "a")))
+    crop_files.write_crop(tmp_path, "a", crop)
+    mask = sitk.ReadImage(str(crop_files.mask_path(tmp_path, "a")))
     mask.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
-    sitk.WriteImage(mask, str(artifacts.mask_path(tmp_path, "a")))
+    sitk.WriteImage(mask, str(crop_files.mask_path(tmp_path, "a")))
     with pytest.raises(LidcCdamError, match="share one geometry"):
-        artifacts.read_crop(tmp_path, "a")
+        crop_files.read_crop(tmp_path, "a")
 
 
 def test_what_the_writer_refuses_is_an_error_of_the_file_system(tmp_path, crop, monkeypatch):
@@ -51,16 +52,16 @@ def test_what_the_writer_refuses_is_an_error_of_the_file_system(tmp_path, crop, 
 
     monkeypatch.setattr(sitk, "WriteImage", refuse)
     with pytest.raises(OSError, match="output error") as caught:
-        artifacts.write_crop(tmp_path, "a", crop)
-    assert caught.value.filename == str(artifacts.mask_path(tmp_path, "a"))
+        crop_files.write_crop(tmp_path, "a", crop)
+    assert caught.value.filename == str(crop_files.mask_path(tmp_path, "a"))
     assert not list((tmp_path / "masks").iterdir())
 
 
 def test_a_damaged_crop_is_told(tmp_path, crop):
-    artifacts.write_crop(tmp_path, "a", crop)
-    artifacts.crop_path(tmp_path, "a").write_bytes(b"no NIfTI")
+    crop_files.write_crop(tmp_path, "a", crop)
+    crop_files.crop_path(tmp_path, "a").write_bytes(b"no NIfTI")
     with pytest.raises(LidcCdamError, match="damaged"):
-        artifacts.read_crop(tmp_path, "a")
+        crop_files.read_crop(tmp_path, "a")
 
 
 def test_maps_come_back(tmp_path):

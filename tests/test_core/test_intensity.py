@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from lidc_cdam.artifacts import PADDING_HU, Crop, write_crop
+from lidc_cdam.crop_files import PADDING_HU, Crop, write_crop
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import read_json, write_json
 from lidc_cdam.intensity import Intensity, Scaling, Statistics, fill_unread, read_cube, stack_images

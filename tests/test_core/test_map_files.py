@@ -3,7 +3,8 @@ import pytest
 import SimpleITK as sitk
 
 from lidc_cdam import artifacts
-from lidc_cdam.artifacts import Crop, Maps, crop_path, write_crop
+from lidc_cdam.artifacts import Maps
+from lidc_cdam.crop_files import Crop, crop_path, write_crop
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.map_files import (
     Volume,

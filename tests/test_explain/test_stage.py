@@ -5,7 +5,7 @@ import torch
 import yaml
 from explained_run import TARGETS, VIEWS, write_data, write_fold, write_run
 
-from lidc_cdam import artifacts
+from lidc_cdam import crop_files
 from lidc_cdam.artifacts import maps_path, read_maps
 from lidc_cdam.cli import main
 from lidc_cdam.errors import LidcCdamError
@@ -38,7 +38,7 @@ def test_each_folds_model_explains_its_own_test_nodules(run, capsys):
             assert maps.slices == (16, 14)
             assert maps.scores.dtype == np.float32
             assert maps.scores.shape == (2, 2, 2, 16, 16)
-            cube = artifacts.read_crop(run.parent / "data", key).hu
+            cube = crop_files.read_crop(run.parent / "data", key).hu
             for view, name in enumerate(VIEWS):
                 for place, index in enumerate((16, 14)):
                     image = torch.from_numpy(take_view(cube, name, index).copy())[None]
@@ -78,7 +78,7 @@ def test_an_interrupted_step_goes_on(run, monkeypatch, capsys):
 
 
 def test_a_damaged_crop_is_a_row_and_the_others_go_on(run, capsys):
-    crop = artifacts.crop_path(run.parent / "data", "b")
+    crop = crop_files.crop_path(run.parent / "data", "b")
     good = crop.read_bytes()
     crop.write_bytes(good[:100])
     explain_run(run)

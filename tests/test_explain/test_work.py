@@ -9,7 +9,7 @@ import SimpleITK as sitk
 import torch
 from explained_run import ORIGIN_MM, TARGETS, noise, write_data, write_hu, write_run
 
-from lidc_cdam import artifacts
+from lidc_cdam import artifacts, crop_files
 from lidc_cdam.cli import main
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.explain import EXPLAINERS, Explainer, explain, work
@@ -43,7 +43,7 @@ def test_a_bright_spot_is_found_at_its_place_in_the_patient(run, monkeypatch, vi
     hu[4:6, 22:24, 10:12] = 300
     write_hu(run.parent / "data", "c", hu)
     explain_run(run, method="brightness", folds=[1], volume=True, views=[view])
-    crop = sitk.ReadImage(str(artifacts.crop_path(run.parent / "data", "c")))
+    crop = sitk.ReadImage(str(crop_files.crop_path(run.parent / "data", "c")))
     image = sitk.ReadImage(str(volume_path(volume_folder(run, 1, "brightness", "c"), "diameter")))
     assert image.GetPixelID() == sitk.sitkFloat32
     for facts in ("GetOrigin", "GetSpacing", "GetDirection", "GetSize"):
@@ -67,7 +67,7 @@ def test_volumes_are_the_maps_of_every_slice(run, capsys):
         "method_used": "closed form",
     }
     model, statistics = NoduleModel.load(run / "fold_0"), Statistics.read(run / "fold_0/statistics.json")
-    cube = artifacts.read_crop(run.parent / "data", "b").hu
+    cube = crop_files.read_crop(run.parent / "data", "b").hu
     for target in TARGETS:
         volume = read_volume(volume_folder(run, 0, "cdam", "b"), target)
         assert volume.views == tuple(VIEWS)
@@ -183,14 +183,14 @@ def test_a_full_disk_leaves_no_half_file(run, monkeypatch, silent):
 
 
 def test_a_crop_that_is_gone_is_a_row(run, capsys):
-    shutil.move(artifacts.crop_path(run.parent / "data", "a"), run.parent / "aside.nii.gz")
+    shutil.move(crop_files.crop_path(run.parent / "data", "a"), run.parent / "aside.nii.gz")
     explain_run(run, folds=[0], volume=True)
     assert "Could not explain 1 of the nodules" in capsys.readouterr().out
     failed = pd.read_csv(run / "fold_0/volumes/cdam/failed.csv")
     assert failed["nodule_id"].tolist() == ["a"]
     assert "is missing; run `lidc-cdam extract` again" in failed.loc[0, "reason"]
     assert not read_record(run / "fold_0", "explain --volume/cdam")["finished"]
-    shutil.move(run.parent / "aside.nii.gz", artifacts.crop_path(run.parent / "data", "a"))
+    shutil.move(run.parent / "aside.nii.gz", crop_files.crop_path(run.parent / "data", "a"))
     explain_run(run, folds=[0], volume=True)
     assert "Wrote cdam volumes of 1 nodules (1 were there)" in capsys.readouterr().out
     assert not list(run.rglob("failed.csv"))
@@ -200,7 +200,7 @@ def test_a_crop_that_is_gone_is_a_row(run, capsys):
 def test_files_of_another_crop_are_refused(run, volume):
     data = run.parent / "data"
     explain_run(run, folds=[1], volume=volume, targets=["margin"] if volume else None)
-    crop = artifacts.crop_path(data, "c")
+    crop = crop_files.crop_path(data, "c")
     good = crop.read_bytes()
     write_hu(data, "c", noise(7))
     with pytest.raises(LidcCdamError, match=r"explains another crop of c than .*data holds now; delete .*fold_\*"):

@@ -8,7 +8,7 @@ import pytest
 from reference import contour_pixels, reading_pixels, sample_linear, sample_nearest
 from scipy.ndimage import map_coordinates
 
-from lidc_cdam.artifacts import read_crop
+from lidc_cdam.crop_files import read_crop
 from preprocessing.annotations import IndexBox, Nodule, consensus, load_nodules, reader_counts
 from preprocessing.crops import Block, Frame, centre_mm, consensus_box, cut_cube
 from preprocessing.extract import DicomJob

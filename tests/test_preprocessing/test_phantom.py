@@ -9,8 +9,10 @@ import pandas as pd
 import pydicom
 import pytest
 
-from lidc_cdam.artifacts import SYNTHETIC, read_crop, read_dataset
+from lidc_cdam.artifacts import read_dataset
+from lidc_cdam.crop_files import read_crop
 from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.quality import SYNTHETIC
 from lidc_cdam.vocabulary import BIOMARKERS
 from preprocessing import cohort as cohort_stage
 from preprocessing import phantom_stage

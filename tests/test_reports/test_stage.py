@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from test_reports import world
 
-from lidc_cdam import artifacts
+from lidc_cdam import artifacts, crop_files
 from lidc_cdam.artifacts import Maps
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import read_json, write_json
@@ -92,7 +92,7 @@ def test_without_maps_the_page_gives_the_command_and_with_maps_it_is_made_again(
 
 def test_a_nodule_that_fails_is_a_row_with_its_reason_and_the_others_go_on(tmp_path, capsys):
     cohort = world.make(tmp_path)
-    broken = artifacts.crop_path(cohort.data, cohort.nodules[1])
+    broken = crop_files.crop_path(cohort.data, cohort.nodules[1])
     kept = broken.read_bytes()
     broken.unlink()
     out = tmp_path / "out"

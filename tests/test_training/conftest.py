@@ -13,17 +13,16 @@ from lidc_cdam.artifacts import (
     READING_COLUMNS,
     READINGS,
     SPLITS,
-    Crop,
     Dataset,
     Fold,
     NoduleRecord,
     Splits,
-    write_crop,
     write_dataset,
     write_splits,
     write_table,
 )
 from lidc_cdam.backbones import BACKBONES, Backbone
+from lidc_cdam.crop_files import Crop, write_crop
 from lidc_cdam.provenance import sha256
 from lidc_cdam.vocabulary import BIOMARKERS, RATINGS
 

@@ -12,6 +12,7 @@ term is the value path, the second the attention-shift path. G takes one small b
 block, the norm and the head, of one token. Along the path s T of Integrated CDAM l_i(s) = s^2 p_i + s r_i.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -150,8 +151,9 @@ class Row:
     def of(cls, layer: Projections, tokens: Tokens, steps: Float[Tensor, " step"]) -> "Row":
         """Neither keys nor anything of size N x D^2 is computed: q . (W_K T_i) = (W_K^T q) . T_i."""
         query = torch.einsum("hdc,ic->ihd", layer.query, tokens[:, 0])
-        moving = torch.einsum("ihd,hdc->ihc", query, layer.key) @ tokens.mT
-        fixed = torch.einsum("hd,hdc->hc", layer.query_bias, layer.key) @ tokens.mT
+        queries = torch.cat([query, layer.query_bias.expand_as(query)], 1)
+        keys = layer.key.repeat(2, 1, 1)
+        moving, fixed = (torch.einsum("ihd,hdc->ihc", queries, keys) @ tokens.mT).chunk(2, dim=1)
         along = steps[:, None, None]
         pull = along**2 * moving[:, None]
         logits = pull + along * fixed[:, None]
@@ -183,11 +185,18 @@ class Carrier:
         gathered = (rows.flatten(1, 2) @ self._tokens).reshape(*rows.shape[:3], -1)
         return torch.einsum("ishc,hdc->ishd", gathered, self._weights)
 
-    def spread(self, vectors: Float[Tensor, "image row width"], head: int) -> Float[Tensor, "image row token"]:
-        """G . (W_V T_i) of one head."""
+    def spread(
+        self, vectors: Float[Tensor, "image step readout head width"]
+    ) -> Iterator[Float[Tensor, "image step readout token"]]:
+        """G . (W_V T_i), head by head."""
+        heads = vectors.shape[3]
         if self._values is not None:
-            return vectors @ self._values[:, :, head].mT
-        return (vectors @ self._weights[head]) @ self._tokens.mT
+            for head in range(heads):
+                spread = vectors[:, :, :, head].flatten(1, 2) @ self._values[:, :, head].mT
+                yield spread.reshape(*vectors.shape[:3], -1)
+        else:
+            pulled = torch.einsum("isrhd,hdc->isrhc", vectors, self._weights).flatten(1, 3)
+            yield from (pulled @ self._tokens.mT).reshape(*vectors.shape[:4], -1).unbind(3)
 
 
 class ClosedForm:
@@ -219,11 +228,13 @@ class ClosedForm:
     def smooth(self, noise: Noise) -> TokenScores:
         """Eq. 5: the mean over noisy copies of T."""
         tokens, one = self._tokens, self._tokens.new_ones(1)
-        width = noise.width(tokens)[:, None]
+        width = noise.width(tokens)
         total, draws = torch.zeros(()).to(tokens), noise.draws(tokens)
         while group := list(islice(draws, max(1, BUDGET // tokens.numel()))):
-            noisy = (tokens[:, None] + width * torch.stack(group)).flatten(0, 1)
-            scores = self._along(noisy, self._residual.repeat_interleave(len(group), 0), one)
+            noisy = tokens.new_empty(len(tokens), len(group), *tokens.shape[1:])
+            for place, draw in enumerate(group):
+                torch.addcmul(tokens, width, draw, out=noisy[:, place])
+            scores = self._along(noisy.flatten(0, 1), self._residual.repeat_interleave(len(group), 0), one)
             total = total + scores.reshape(len(tokens), len(group), *scores.shape[1:]).sum(1)
         return total / noise.n
 
@@ -233,8 +244,7 @@ class ClosedForm:
         carrier = Carrier(self._layer, self._tokens, self._readouts)
         gathered = carrier.gather(row.weights)
         gradient = self._tail(gathered + self._layer.value_bias, self._residual)[:, 0]
-        heads = [carrier.spread(gradient[:, :, head], head) for head in range(gradient.shape[2])]
-        carried = torch.stack(heads, 2)
+        carried = torch.stack([head[:, 0] for head in carrier.spread(gradient[:, None])], 2)
         mean = torch.einsum("irhd,ihd->irh", gradient, gathered[:, 0])[..., None]
         moved = row.weights * (carried - mean)
         shift = moved * row.logits
@@ -243,7 +253,7 @@ class ClosedForm:
 
     def _along(self, tokens: Tokens, residual: Float[Tensor, "image channel"], steps: Tensor) -> TokenScores:
         """Mean over the steps s of T_i . df/dT_i at s T, a part of the images at a time."""
-        largest = len(steps) * max(self._readouts, len(self._layer.query)) * tokens.shape[1]
+        largest = len(steps) * self._readouts * len(self._layer.query) * tokens.shape[1]
         size = max(1, BUDGET // largest)
         pairs = zip(torch.split(tokens, size), torch.split(residual, size), strict=True)
         return torch.cat([self._part(part, rows, steps) for part, rows in pairs])
@@ -251,18 +261,17 @@ class ClosedForm:
     def _part(self, tokens: Tokens, residual: Float[Tensor, "image channel"], steps: Tensor) -> TokenScores:
         row = Row.of(self._layer, tokens, steps)
         carrier = Carrier(self._layer, tokens, len(steps) * self._readouts)
-        gathered = carrier.gather(row.weights)
+        pulled = row.weights * row.pull
+        gathered, turned = carrier.gather(torch.cat([row.weights, pulled], 1)).chunk(2, dim=1)
         gradient = self._tail(steps[:, None, None] * gathered + self._layer.value_bias, residual)
         mean = torch.einsum("isrhd,ishd->isrh", gradient, gathered)
         # a (u + (u - m) l) = kept u - lost m
         lost = row.weights * row.logits
         kept = row.weights + lost
         total = -(mean.movedim(1, 3).flatten(2) @ lost.transpose(1, 2).flatten(1, 2))
-        for head in range(gradient.shape[3]):
-            carried = carrier.spread(gradient[:, :, :, head].flatten(1, 2), head)
-            total += (carried.reshape(*gradient.shape[:3], -1) * kept[:, :, None, head]).sum(1)
-        pulled = row.weights * row.pull
-        total[..., 0] += torch.einsum("isrhd,ishd->ir", gradient, carrier.gather(pulled))
+        for head, carried in enumerate(carrier.spread(gradient)):
+            total += (carried * kept[:, :, None, head]).sum(1)
+        total[..., 0] += torch.einsum("isrhd,ishd->ir", gradient, turned)
         total[..., 0] -= torch.einsum("isrh,ish->ir", mean, pulled.sum(-1))
         return total / len(steps)
 

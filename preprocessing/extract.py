@@ -10,7 +10,7 @@ import pandas as pd
 
 from lidc_cdam import artifacts, provenance
 from lidc_cdam.artifacts import PADDING_HU, Dataset, NoduleRecord
-from lidc_cdam.compute import map_items
+from lidc_cdam.compute import HERE, Workers, map_items
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import read_json, write_json
 from lidc_cdam.geometry import CENTRAL, CROP_SIDE
@@ -38,7 +38,7 @@ MAX_READERS = 4
 """Radiologists who read each scan; a cluster with more readings has one reader's twice."""
 
 
-def extract(data: Path, dicom: Path | None = None, pack: Path | None = None, workers: int = 1) -> None:
+def extract(data: Path, dicom: Path | None = None, pack: Path | None = None, workers: Workers = HERE) -> None:
     """Make a 32 mm cube at 1 mm and its reader mask for each cohort nodule that a source holds.
 
     Writes `crops/`, `masks/`, `records/` and `dataset.json`. A part of LIDC-IDRI is enough, and a second source adds to
@@ -49,7 +49,7 @@ def extract(data: Path, dicom: Path | None = None, pack: Path | None = None, wor
         data: the DATA folder with a cohort.
         dicom: folder of DICOM files, in any layout. Give this or `--pack`.
         pack: folder of native-resolution cut-outs, as `lidc-cdam pack` writes it.
-        workers: processes that work side by side.
+        workers: where to work.
 
     Raises:
         LidcCdamError: there is no cohort, not exactly one source, the source holds no nodule of the cohort, the folder
@@ -70,7 +70,7 @@ def extract(data: Path, dicom: Path | None = None, pack: Path | None = None, wor
         say(f"All of them are extracted in {data}; nothing to do.")
         return
     provenance.reopen(data, STAGE)
-    failures = [row for rows in map_items(_run, jobs, "Extracting cubes", workers) for row in rows]
+    failures = [row for rows in map_items(_run, jobs, "Extracting cubes", workers, _lost) for row in rows]
     write_failures(data, {nodule_id for job in jobs for nodule_id in job.nodule_ids}, failures)
     records = _finish(data, cohort, parameters, failures)
     record.finish(nodules=len(records), failed=len(failures))
@@ -85,6 +85,11 @@ class DicomJob:
     allow_padding: bool
     series: Series
     nodules: tuple[Nodule, ...]
+
+    @property
+    def series_uid(self) -> str:
+        """Of its series."""
+        return self.series.series_uid
 
     @property
     def nodule_ids(self) -> tuple[str, ...]:
@@ -123,6 +128,11 @@ class PackJob:
     row: dict[str, Any]
 
     @property
+    def series_uid(self) -> str:
+        """Of its nodule's series."""
+        return str(self.row["series_uid"])
+
+    @property
     def nodule_ids(self) -> tuple[str, ...]:
         """Of its nodule."""
         return (str(self.row["nodule_id"]),)
@@ -142,7 +152,7 @@ class PackJob:
             found = _Found(nodule_id, "pack", readers, step, flags)
             _write(self.data, found, block, centre, self.allow_padding)
         except LidcCdamError as error:
-            return [failure(nodule_id, str(self.row["series_uid"]), error)]
+            return [failure(nodule_id, self.series_uid, error)]
         return []
 
 
@@ -151,6 +161,12 @@ Job = DicomJob | PackJob
 
 def _run(job: Job) -> list[Failure]:
     return job.run()
+
+
+def _lost(job: Job, reason: LidcCdamError) -> list[Failure]:
+    """Failures of what a job whose workers died had left."""
+    left = (nodule_id for nodule_id in job.nodule_ids if not _is_done(job.data, nodule_id))
+    return [failure(nodule_id, job.series_uid, reason) for nodule_id in left]
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from small_lidc import CORNER_MM, SLICES, contents, nodules, stack_of, write_coh
 
 from lidc_cdam import artifacts, provenance
 from lidc_cdam.artifacts import PADDING_HU
+from lidc_cdam.compute import Workers
 from lidc_cdam.errors import LidcCdamError
 from preprocessing import extract
 from preprocessing.annotations import Nodule, consensus, load_nodules, reader_counts
@@ -341,7 +342,7 @@ def test_two_workers_write_the_same_bytes(pristine: Path, tmp_path: Path) -> Non
     pack(pristine, tmp_path / "pack")
     for workers in (1, 2):
         write_cohort(tmp_path / str(workers))
-        run(tmp_path / str(workers), pack=tmp_path / "pack", workers=workers)
+        run(tmp_path / str(workers), pack=tmp_path / "pack", workers=Workers(workers))
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
 
 

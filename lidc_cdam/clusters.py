@@ -194,16 +194,29 @@ def _quiet() -> Iterator[None]:
 def _local(engine: str, workers: int, options: Mapping[str, Any]) -> Any:
     from distributed import LocalCluster
 
-    return LocalCluster(
-        n_workers=workers,
-        threads_per_worker=1,
-        memory_limit=options.get("memory", MEMORY),
-        # Other users of this machine must not be able to give it work.
-        security=True,
-        silence_logs=SILENT,
-        dashboard_address=ANY_PORT,
-        scheduler_kwargs=SCHEDULER,
-    )
+    try:
+        cluster = LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            memory_limit=options.get("memory", MEMORY),
+            # Other users of this machine must not be able to give it work.
+            security=True,
+            silence_logs=SILENT,
+            dashboard_address=ANY_PORT,
+            scheduler_kwargs=SCHEDULER,
+        )
+    except (RuntimeError, TimeoutError, OSError) as error:
+        raise LidcCdamError(
+            f"The {workers} processes of --workers could not be started ({error}); choose fewer of them, or give each "
+            f"more memory (--engine-options memory=4GiB)."
+        ) from error
+    _keep(cluster, workers)
+    return cluster
+
+
+def _keep(cluster: Any, workers: int) -> None:
+    """Replace workers that are gone for good: jobs at their wall time, processes that died while they started."""
+    cluster.adapt(minimum=workers, maximum=workers)
 
 
 @contextmanager
@@ -213,8 +226,7 @@ def _batch(engine: str, workers: int, options: Mapping[str, Any]) -> Iterator[An
             keys = stack.enter_context(tempfile.TemporaryDirectory(prefix=".lidc-cdam-", dir=options[SHARED]))
             options = {**options, SHARED: keys}
         cluster = stack.enter_context(batch_cluster(engine, options))
-        # Jobs that end at their wall time are submitted again.
-        cluster.adapt(minimum=workers, maximum=workers)
+        _keep(cluster, workers)
         yield cluster
 
 

@@ -76,7 +76,7 @@ def test_options_that_may_be_repeated() -> None:
     assert "#SBATCH --exclusive\n#SBATCH --gres=gpu:1" in made
 
 
-@pytest.mark.parametrize("folder", ["", "keys"])
+@pytest.mark.parametrize("folder", ["", pytest.param("keys", marks=pytest.mark.slow)])
 def test_a_batch_system_works(commands: Path, tmp_path: Path, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     options = ["interface=lo", f"log_directory={tmp_path / 'logs'}"]

@@ -4,9 +4,6 @@ Tables are CSV, volumes NIfTI, arrays NPZ, the rest JSON; nothing is pickled. Ev
 `lidc_cdam.files.replacing`, so a file is whole or absent.
 """
 
-import errno
-import gzip
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +19,7 @@ from jaxtyping import Bool, Float32, Int16, Shaped, UInt8
 
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import read_json, replacing, write_json
+from lidc_cdam.nifti import write_nifti
 from lidc_cdam.provenance import sha256_of
 from lidc_cdam.vocabulary import BIOMARKERS, RATINGS
 
@@ -223,27 +221,10 @@ def write_crop(data: Path, nodule_id: str, crop: Crop) -> None:
     """Write a nodule's cube and its reader counts as two NIfTI files of one geometry.
 
     Raises:
-        OSError: what was written does not read back (SimpleITK may say nothing when a disk is full).
+        OSError: a file cannot be written.
     """
     for path, array in ((mask_path(data, nodule_id), crop.readers), (crop_path(data, nodule_id), crop.hu)):
-        image = sitk.GetImageFromArray(np.ascontiguousarray(array))
-        image.SetSpacing((crop.spacing_mm,) * 3)
-        image.SetOrigin(crop.origin_mm)
-        with replacing(path) as temporary:
-            try:
-                sitk.WriteImage(image, str(temporary), useCompression=True)
-            except RuntimeError as error:
-                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path)) from error
-            _require_whole(temporary, array, path)
-
-
-def _require_whole(written: Path, array: Shaped[np.ndarray, "slice row column"], path: Path) -> None:
-    try:
-        whole = gzip.decompress(written.read_bytes()).endswith(array.tobytes())
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        whole = False
-    if not whole:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write_nifti(path, array, crop.origin_mm, crop.spacing_mm)
 
 
 def read_crop(data: Path, nodule_id: str) -> Crop:

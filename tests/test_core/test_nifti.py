@@ -24,8 +24,6 @@ def test_the_bytes_are_those_of_simpleitk(
     write_nifti(tmp_path / "ours.nii.gz", array, origin, spacing)
     ours, theirs = (gzip.decompress((tmp_path / name).read_bytes()) for name in ("ours.nii.gz", "theirs.nii.gz"))
     # Zeros may be negative in one of them.
-    for view in (nibabel.Nifti1Header(ours[:348]), nibabel.Nifti1Header(theirs[:348])):
-        assert view["magic"] == b"n+1"
     assert _without_signs_of_zero(ours) == _without_signs_of_zero(theirs)
 
 

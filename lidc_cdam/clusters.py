@@ -178,7 +178,7 @@ def _settings(scratch: str) -> dict[str, Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Dask reports each worker's death on screen; here that is counted and told in a sentence."""
+    """Dask reports each worker's death on screen; here the worker is replaced, and an item it cost is a row."""
     names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in LOGGING]
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]

@@ -1,9 +1,5 @@
 """A nodule's cube on disk: HU, reader counts and, where asked for, signed distances, as NIfTI files of one geometry."""
 
-import errno
-import gzip
-import os
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +9,7 @@ from jaxtyping import Bool, Float32, Int16, Shaped, UInt8
 
 from lidc_cdam.artifacts import CONSENSUS_LEVEL
 from lidc_cdam.errors import LidcCdamError
-from lidc_cdam.files import replacing
+from lidc_cdam.nifti import write_nifti
 
 PADDING_HU = -4096
 """What a crop holds where nothing was read: unknown, not air, so it is a value that no scanner writes."""
@@ -70,7 +66,7 @@ def write_crop(data: Path, nodule_id: str, crop: Crop) -> None:
     """Write a nodule's cube, its reader counts and, if it has them, its distances as NIfTI files of one geometry.
 
     Raises:
-        OSError: what was written does not read back (SimpleITK may say nothing when a disk is full).
+        OSError: a file cannot be written.
     """
     parts: list[tuple[Path, Shaped[np.ndarray, "slice row column"]]] = [
         (mask_path(data, nodule_id), crop.readers),
@@ -79,48 +75,7 @@ def write_crop(data: Path, nodule_id: str, crop: Crop) -> None:
     if crop.distance_mm is not None:
         parts.insert(0, (distance_path(data, nodule_id), crop.distance_mm))
     for path, array in parts:
-        write_image(path, array, crop.origin_mm, crop.spacing_mm)
-
-
-def write_image(
-    path: Path,
-    array: Shaped[np.ndarray, "slice row column"],
-    origin_mm: tuple[float, float, float],
-    spacing_mm: float,
-    note: str = "",
-) -> None:
-    """Write an array on a crop's grid (identity directions in LPS) as compressed NIfTI.
-
-    Args:
-        path: ends in `.nii.gz`.
-        array: voxels.
-        origin_mm: position (x, y, z) of voxel [0, 0, 0]'s centre in LPS, mm.
-        spacing_mm: of all three axes.
-        note: what the file holds, for its header (79 bytes at most).
-
-    Raises:
-        OSError: what was written does not read back (SimpleITK may say nothing when a disk is full).
-    """
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
-    image.SetSpacing((spacing_mm,) * 3)
-    image.SetOrigin(origin_mm)
-    if note:
-        image.SetMetaData("ITK_FileNotes", note)
-    with replacing(path) as temporary:
-        try:
-            sitk.WriteImage(image, str(temporary), useCompression=True)
-        except RuntimeError as error:
-            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path)) from error
-        _require_whole(temporary, array, path)
-
-
-def _require_whole(written: Path, array: Shaped[np.ndarray, "slice row column"], path: Path) -> None:
-    try:
-        whole = gzip.decompress(written.read_bytes()).endswith(array.tobytes())
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        whole = False
-    if not whole:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write_nifti(path, array, crop.origin_mm, crop.spacing_mm)
 
 
 def read_crop(data: Path, nodule_id: str) -> Crop:

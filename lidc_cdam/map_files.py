@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Float32
 
 from lidc_cdam.artifacts import fold_folder, read_arrays
-from lidc_cdam.crop_files import crop_path, write_image
+from lidc_cdam.crop_files import crop_path
 from lidc_cdam.files import replacing
+from lidc_cdam.nifti import write_nifti
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def write_volume(folder: Path, target: str, volume: Volume, note: str = "") -> N
             spacing_mm=np.array(volume.spacing_mm),
             crop_sha256=np.array(volume.crop_sha256),
         )
-    write_image(volume_path(folder, target), volume.mean, volume.origin_mm, volume.spacing_mm, note)
+    write_nifti(volume_path(folder, target), volume.mean, volume.origin_mm, volume.spacing_mm, note)
 
 
 def read_volume(folder: Path, target: str) -> Volume:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from lidc_cdam import artifacts, crop_files, provenance, quality
 from lidc_cdam.artifacts import Dataset, NoduleRecord
-from lidc_cdam.compute import map_items
+from lidc_cdam.compute import HERE, Workers, map_items
 from lidc_cdam.crop_files import PADDING_HU, marked_by
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import read_json, write_json
@@ -47,7 +47,7 @@ def extract(
     dicom: Path | None = None,
     pack: Path | None = None,
     settings: CropSettings = DEFAULT,
-    workers: int = 1,
+    workers: Workers = HERE,
 ) -> None:
     """Make a cube (32 voxels of 1 mm) and its reader mask for each cohort nodule that a source holds.
 
@@ -61,7 +61,7 @@ def extract(
         dicom: folder of DICOM files, in any layout. Give this or `--pack`.
         pack: folder of native-resolution cut-outs, as `lidc-cdam pack` writes it.
         settings: what decides a cube's voxels.
-        workers: processes that work side by side.
+        workers: where to work.
 
     Raises:
         LidcCdamError: there is no cohort, not exactly one source, the source holds no nodule of the cohort, the folder
@@ -82,7 +82,7 @@ def extract(
         say(f"All of them are extracted in {data}; nothing to do.")
         return
     provenance.reopen(data, STAGE)
-    failures = [row for rows in map_items(_run, jobs, "Extracting cubes", workers) for row in rows]
+    failures = [row for rows in map_items(_run, jobs, "Extracting cubes", workers, _lost) for row in rows]
     write_failures(data, {nodule_id for job in jobs for nodule_id in job.nodule_ids}, failures)
     records = _finish(data, cohort, parameters, settings, failures)
     record.finish(nodules=len(records), failed=len(failures))
@@ -98,6 +98,11 @@ class DicomJob:
     series: Series
     nodules: tuple[Nodule, ...]
     settings: CropSettings = DEFAULT
+
+    @property
+    def series_uid(self) -> str:
+        """Of its series."""
+        return self.series.series_uid
 
     @property
     def nodule_ids(self) -> tuple[str, ...]:
@@ -142,6 +147,11 @@ class PackJob:
     settings: CropSettings = DEFAULT
 
     @property
+    def series_uid(self) -> str:
+        """Of its nodule's series."""
+        return str(self.row["series_uid"])
+
+    @property
     def nodule_ids(self) -> tuple[str, ...]:
         """Of its nodule."""
         return (str(self.row["nodule_id"]),)
@@ -161,7 +171,7 @@ class PackJob:
             found = _Found(nodule_id, "pack", readers, step, flags)
             _write(self.data, found, block, centre, self.settings, self.allow_padding)
         except LidcCdamError as error:
-            return [failure(nodule_id, str(self.row["series_uid"]), error)]
+            return [failure(nodule_id, self.series_uid, error)]
         return []
 
 
@@ -170,6 +180,12 @@ Job = DicomJob | PackJob
 
 def _run(job: Job) -> list[Failure]:
     return job.run()
+
+
+def _lost(job: Job, reason: LidcCdamError) -> list[Failure]:
+    """Failures of what a job whose workers died had left."""
+    left = (nodule_id for nodule_id in job.nodule_ids if not _is_done(job.data, nodule_id))
+    return [failure(nodule_id, job.series_uid, reason) for nodule_id in left]
 
 
 @dataclass(frozen=True)

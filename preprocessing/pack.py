@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 
 from lidc_cdam import artifacts, provenance
-from lidc_cdam.compute import map_items
+from lidc_cdam.compute import HERE, Workers, map_items
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import replacing
 from lidc_cdam.progress import say
 from preprocessing.annotations import IndexBox, Nodule, consensus, load_scans
 from preprocessing.crops import Block, Frame
-from preprocessing.native import Failure, each_block, nodules_of, write_failures
+from preprocessing.native import Failure, each_block, failure, nodules_of, write_failures
 from preprocessing.series import Series, SeriesIndex, index_series, spacing_flags
 
 NODULES = "nodules.csv"
@@ -58,7 +58,7 @@ index grow (the two halves of ImageOrientationPatient)."""
 STAGE = "pack"
 
 
-def pack(dicom: Path, out: Path, margin_mm: float = 24.0, min_readers: int = 3, workers: int = 1) -> None:
+def pack(dicom: Path, out: Path, margin_mm: float = 24.0, min_readers: int = 3, workers: Workers = HERE) -> None:
     """Cut every nodule, with a margin, out of a DICOM root at native resolution, so that DICOM is read only once.
 
     Nodules are pylidc's clusters with enough readers. What is already in the pack is kept; another DICOM root adds to
@@ -70,7 +70,7 @@ def pack(dicom: Path, out: Path, margin_mm: float = 24.0, min_readers: int = 3, 
         margin_mm: what is kept around the consensus' bounding box, at least, in the plane and across slices. 24 mm is
             enough for the 32 mm cubes that `extract` makes.
         min_readers: fewest readers of a nodule to keep.
-        workers: processes that work side by side.
+        workers: where to work.
 
     Raises:
         LidcCdamError: a setting is out of range, the root holds no LIDC-IDRI series, or no nodule could be cut out.
@@ -95,7 +95,7 @@ def pack(dicom: Path, out: Path, margin_mm: float = 24.0, min_readers: int = 3, 
         say(f"The pack in {out} already holds the nodules of {dicom}; nothing to do.")
         return
     provenance.reopen(out, STAGE)
-    failures = [row for rows in map_items(pack_series, jobs, "Cutting out nodules", workers) for row in rows]
+    failures = [row for rows in map_items(pack_series, jobs, "Cutting out nodules", workers, _lost) for row in rows]
     write_failures(out, {nodule.nodule_id for nodules in chosen.values() for nodule in nodules}, failures)
     table = _write_rows(out, index, [nodule for nodules in chosen.values() for nodule in nodules], margin_mm)
     if not len(table):
@@ -130,6 +130,12 @@ def pack_series(job: PackJob) -> list[Failure]:
             np.savez_compressed(stream, hu=block.hu, readers=block.readers, flags=np.array(flags, dtype=str))
 
     return each_block(job.series, job.nodules, box_of, write)
+
+
+def _lost(job: PackJob, reason: LidcCdamError) -> list[Failure]:
+    """Failures of what a job whose workers died had left."""
+    left = _left(job.out, job.nodules)
+    return [failure(nodule.nodule_id, job.series.series_uid, reason) for nodule in left]
 
 
 def cutout_path(folder: Path, nodule_id: str) -> Path:

@@ -46,17 +46,6 @@ def test_a_mask_that_lies_another_way_is_refused(tmp_path, crop):
         crop_files.read_crop(tmp_path, "a")
 
 
-def test_what_the_writer_refuses_is_an_error_of_the_file_system(tmp_path, crop, monkeypatch):
-    def refuse(*_, **__):
-        raise RuntimeError("ITK ERROR: failed to write image")
-
-    monkeypatch.setattr(sitk, "WriteImage", refuse)
-    with pytest.raises(OSError, match="output error") as caught:
-        crop_files.write_crop(tmp_path, "a", crop)
-    assert caught.value.filename == str(crop_files.mask_path(tmp_path, "a"))
-    assert not list((tmp_path / "masks").iterdir())
-
-
 def test_a_damaged_crop_is_told(tmp_path, crop):
     crop_files.write_crop(tmp_path, "a", crop)
     crop_files.crop_path(tmp_path, "a").write_bytes(b"no NIfTI")

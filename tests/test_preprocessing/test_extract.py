@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
-import SimpleITK as sitk
 from dicom_factory import edit, flat
 from pylidc_oracle import pylidc
 from scipy.ndimage import map_coordinates
 from small_lidc import CORNER_MM, SLICES, contents, nodules, stack_of, write_cohort
 
-from lidc_cdam import artifacts, crop_files, provenance, quality
+from lidc_cdam import artifacts, crop_files, nifti, provenance, quality
 from lidc_cdam.cli import main
+from lidc_cdam.compute import Workers
 from lidc_cdam.crop_files import PADDING_HU
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.geometry import Grid
@@ -261,18 +261,17 @@ def test_mixed_series_in_one_folder(root: Path, data: Path, pristine: Path, tmp_
 def test_an_interrupt_leaves_nothing_half_written_and_a_rerun_resumes(
     pristine: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = sitk.WriteImage
-    calls: list[str] = []
+    compress = nifti.gzip.compress
+    calls: list[int] = []
 
-    def interrupted(image: sitk.Image, name: str, **options: object) -> None:
-        calls.append(name)
+    def interrupted(raw: bytes, *settings: object, **options: object) -> bytes:
+        calls.append(len(raw))
         if len(calls) == 4:
-            Path(name).write_bytes(b"half")
             raise KeyboardInterrupt
-        write(image, name, **options)
+        return compress(raw, *settings, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sitk, "WriteImage", interrupted)
+        patch.setattr(nifti.gzip, "compress", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(data, dicom=pristine)
     assert not [path for path in data.rglob("*") if path.name.startswith(".")]
@@ -285,17 +284,14 @@ def test_an_interrupt_leaves_nothing_half_written_and_a_rerun_resumes(
     assert contents(data) == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("silent", [True, False])
-def test_a_full_disk_stops_the_run(pristine: Path, data: Path, monkeypatch: pytest.MonkeyPatch, silent: bool) -> None:
-    write = sitk.WriteImage
+def test_a_full_disk_stops_the_run(pristine: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Path.write_bytes
 
-    def full(image: sitk.Image, name: str, **options: object) -> None:
-        write(image, name, **options)
-        Path(name).write_bytes(Path(name).read_bytes()[:50])
-        if not silent:
-            raise OSError(errno.ENOSPC, "No space left on device", name)
+    def full(path: Path, raw: bytes) -> int:
+        write(path, raw[:50])
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(sitk, "WriteImage", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left") as caught:
         run(data, dicom=pristine)
     assert caught.value.errno == errno.ENOSPC
@@ -344,7 +340,7 @@ def test_two_workers_write_the_same_bytes(pristine: Path, tmp_path: Path) -> Non
     pack(pristine, tmp_path / "pack")
     for workers in (1, 2):
         write_cohort(tmp_path / str(workers))
-        run(tmp_path / str(workers), pack=tmp_path / "pack", workers=workers)
+        run(tmp_path / str(workers), pack=tmp_path / "pack", workers=Workers(workers))
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
 
 

@@ -226,39 +226,15 @@ def write_crop(data: Path, nodule_id: str, crop: Crop) -> None:
         OSError: what was written does not read back (SimpleITK may say nothing when a disk is full).
     """
     for path, array in ((mask_path(data, nodule_id), crop.readers), (crop_path(data, nodule_id), crop.hu)):
-        write_image(path, array, crop.origin_mm, crop.spacing_mm)
-
-
-def write_image(
-    path: Path,
-    array: Shaped[np.ndarray, "slice row column"],
-    origin_mm: tuple[float, float, float],
-    spacing_mm: float,
-    note: str = "",
-) -> None:
-    """Write an array on a crop's grid (identity directions in LPS) as compressed NIfTI.
-
-    Args:
-        path: ends in `.nii.gz`.
-        array: voxels.
-        origin_mm: position (x, y, z) of voxel [0, 0, 0]'s centre in LPS, mm.
-        spacing_mm: of all three axes.
-        note: what the file holds, for its header (79 bytes at most).
-
-    Raises:
-        OSError: what was written does not read back (SimpleITK may say nothing when a disk is full).
-    """
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
-    image.SetSpacing((spacing_mm,) * 3)
-    image.SetOrigin(origin_mm)
-    if note:
-        image.SetMetaData("ITK_FileNotes", note)
-    with replacing(path) as temporary:
-        try:
-            sitk.WriteImage(image, str(temporary), useCompression=True)
-        except RuntimeError as error:
-            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path)) from error
-        _require_whole(temporary, array, path)
+        image = sitk.GetImageFromArray(np.ascontiguousarray(array))
+        image.SetSpacing((crop.spacing_mm,) * 3)
+        image.SetOrigin(crop.origin_mm)
+        with replacing(path) as temporary:
+            try:
+                sitk.WriteImage(image, str(temporary), useCompression=True)
+            except RuntimeError as error:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path)) from error
+            _require_whole(temporary, array, path)
 
 
 def _require_whole(written: Path, array: Shaped[np.ndarray, "slice row column"], path: Path) -> None:

@@ -1,15 +1,18 @@
 """Volumes of scores on disk, and what ties maps and volumes to the crop that they explain."""
 
+import errno
 import gzip
 import hashlib
+import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk
 from jaxtyping import Float32
 
-from lidc_cdam.artifacts import crop_path, fold_folder, read_arrays, write_image
+from lidc_cdam.artifacts import crop_path, fold_folder, read_arrays
 from lidc_cdam.files import replacing
 
 
@@ -60,10 +63,11 @@ def write_volume(folder: Path, target: str, volume: Volume, note: str = "") -> N
         folder: the nodule's `volume_folder`.
         target: its key.
         volume: scores on the crop's grid.
-        note: what they are, for the NIfTI header.
+        note: what they are, for the NIfTI header (79 bytes at most).
 
     Raises:
         ValueError: `scores` has another number of views than `views` names.
+        OSError: what was written does not read back (SimpleITK may say nothing when a disk is full).
     """
     if len(volume.scores) != len(volume.views):
         raise ValueError(f"scores must hold {len(volume.views)} views ({volume.views}), got {volume.scores.shape}")
@@ -76,7 +80,25 @@ def write_volume(folder: Path, target: str, volume: Volume, note: str = "") -> N
             spacing_mm=np.array(volume.spacing_mm),
             crop_sha256=np.array(volume.crop_sha256),
         )
-    write_image(volume_path(folder, target), volume.mean, volume.origin_mm, volume.spacing_mm, note)
+    _write_mean(volume_path(folder, target), volume, note)
+
+
+def _write_mean(path: Path, volume: Volume, note: str) -> None:
+    image = sitk.GetImageFromArray(volume.mean)
+    image.SetSpacing((volume.spacing_mm,) * 3)
+    image.SetOrigin(volume.origin_mm)
+    image.SetMetaData("ITK_FileNotes", note)
+    with replacing(path) as temporary:
+        try:
+            sitk.WriteImage(image, str(temporary), useCompression=True)
+        except RuntimeError as error:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path)) from error
+        try:
+            whole = gzip.decompress(temporary.read_bytes()).endswith(volume.mean.tobytes())
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            whole = False
+        if not whole:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def read_volume(folder: Path, target: str) -> Volume:

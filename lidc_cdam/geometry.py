@@ -78,6 +78,20 @@ VIEWS: dict[str, View] = {
 }
 
 
+def stack_view(
+    images: Shaped[np.ndarray, "*kind index height width"], view: str
+) -> Shaped[np.ndarray, "*kind slice row column"]:
+    """The cube whose images `take_view` gives back: `take_view(stack_view(images, view), view, i)` is `images[i]`.
+
+    Args:
+        images: all images of `view`, in the order of the cube's own axis; leading axes are kept.
+        view: a key of `VIEWS`.
+    """
+    chosen = VIEWS[view]
+    upright = images[..., ::-1, :] if chosen.flip_rows else images
+    return np.moveaxis(upright, -3, chosen.axis - 3)
+
+
 def take_view(
     cube: Shaped[np.ndarray, "slice row column"], view: str, index: int
 ) -> Shaped[np.ndarray, "height width"]:
@@ -94,20 +108,6 @@ def take_view(
     chosen = VIEWS[view]
     image: np.ndarray = np.moveaxis(cube, chosen.axis, 0)[index]
     return image[::-1] if chosen.flip_rows else image
-
-
-def stack_view(
-    images: Shaped[np.ndarray, "*kind index height width"], view: str
-) -> Shaped[np.ndarray, "*kind slice row column"]:
-    """The cube whose images `take_view` gives back: `take_view(stack_view(images, view), view, i)` is `images[i]`.
-
-    Args:
-        images: all images of `view`, in the order of the cube's own axis; leading axes are kept.
-        view: a key of `VIEWS`.
-    """
-    chosen = VIEWS[view]
-    upright = images[..., ::-1, :] if chosen.flip_rows else images
-    return np.moveaxis(upright, -3, chosen.axis - 3)
 
 
 def take_stack(

@@ -62,10 +62,11 @@ def write_volume(folder: Path, target: str, volume: Volume, note: str = "") -> N
         folder: the nodule's `volume_folder`.
         target: its key.
         volume: scores on the crop's grid.
-        note: what they are, for the NIfTI header.
+        note: what they are, for the NIfTI header (79 bytes at most).
 
     Raises:
         ValueError: `scores` has another number of views than `views` names.
+        OSError: a file cannot be written.
     """
     if len(volume.scores) != len(volume.views):
         raise ValueError(f"scores must hold {len(volume.views)} views ({volume.views}), got {volume.scores.shape}")

@@ -1,6 +1,6 @@
 """Write small cubes as compressed NIfTI-1 files.
 
-nibabel makes the bytes and gzip compresses them here, because SimpleITK takes three times as long for a cube, half of an
+nibabel makes the bytes and gzip compresses them here: SimpleITK takes three times as long for a cube, half of an
 extraction's time, cannot be told to compress less, and may say nothing when a disk is full.
 """
 

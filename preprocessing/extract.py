@@ -184,7 +184,7 @@ def _run(job: Job) -> list[Failure]:
 
 def _lost(job: Job, reason: LidcCdamError) -> list[Failure]:
     """Failures of what a job whose workers died had left."""
-    left = (nodule_id for nodule_id in job.nodule_ids if not _is_done(job.data, nodule_id))
+    left = (nodule_id for nodule_id in job.nodule_ids if not _is_done(job.data, nodule_id, job.settings))
     return [failure(nodule_id, job.series_uid, reason) for nodule_id in left]
 
 

@@ -20,7 +20,7 @@ from lidc_cdam.artifacts import (
     read_predictions,
     write_table,
 )
-from lidc_cdam.compute import map_items
+from lidc_cdam.compute import HERE, Workers, map_items
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.explain.cdam import CLOSED_FORM
 from lidc_cdam.explain.registry import find_explainer
@@ -48,7 +48,7 @@ def explain_run(
     upsampling: Upsampling = "nearest",
     options: dict[str, Any] | None = None,
     batch_size: int = 64,
-    workers: int = 1,
+    workers: Workers = HERE,
 ) -> None:
     """Write signed maps for every target of a run.
 
@@ -74,7 +74,7 @@ def explain_run(
             mean of the tokens that it touches, by their share.
         options: The estimator's own settings, such as {"n": 20}.
         batch_size: Images at a time; changes the memory, not the maps.
-        workers: Processes that work side by side; each holds one model.
+        workers: Where to work; each worker holds one model.
     """
     settings = options or {}
     _check(method, settings, slices, volume, upsampling, batch_size)
@@ -239,7 +239,7 @@ def _model_digests(task: Task, fold: int, expected: tuple[str, ...]) -> dict[str
     return {name: provenance.sha256(folder / name) for name in (WEIGHTS, DESCRIPTION, STATISTICS)}
 
 
-def _explain(task: Task, parts: Sequence[Part], workers: int) -> None:
+def _explain(task: Task, parts: Sequence[Part], workers: Workers) -> None:
     """Explain what is missing, and record what could not be."""
     jobs = [job for part in parts for job in part.jobs]
     if jobs:

@@ -8,7 +8,6 @@ from lidc_cdam.geometry import (
     central_index,
     central_slices,
     origin_of_cube,
-    stack_view,
     take_stack,
     take_view,
 )
@@ -37,13 +36,6 @@ def test_coronal_and_sagittal_have_the_head_up(cube):
     assert sagittal[0, 0] == 30002
     assert sagittal[3, 3] == 302
     assert VIEWS["sagittal"].letters == ("A", "P", "H", "F")
-
-
-@pytest.mark.parametrize("view", VIEWS)
-def test_the_images_of_a_view_make_the_cube_again(cube, view):
-    images = np.stack([take_view(cube, view, index) for index in range(4)])
-    np.testing.assert_array_equal(stack_view(images, view), cube)
-    np.testing.assert_array_equal(stack_view(np.stack([images, -images]), view), np.stack([cube, -cube]))
 
 
 def test_the_central_voxel_lies_on_the_centre():

@@ -11,6 +11,7 @@ from explained_run import ORIGIN_MM, TARGETS, noise, write_data, write_hu, write
 
 from lidc_cdam import artifacts, crop_files
 from lidc_cdam.cli import main
+from lidc_cdam.compute import Workers
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.explain import EXPLAINERS, Explainer, explain, work
 from lidc_cdam.explain.stage import explain_run
@@ -134,7 +135,7 @@ def test_an_interrupted_volume_goes_on_to_the_same_bytes(run, monkeypatch, tmp_p
 @pytest.mark.filterwarnings("default")
 def test_two_workers_write_the_same_bytes(run, tmp_path):
     explain_run(run, volume=True)
-    explain_run(run, volume=True, out=tmp_path / "two", workers=2)
+    explain_run(run, volume=True, out=tmp_path / "two", workers=Workers(2))
     assert contents(run) == contents(tmp_path / "two")
 
 

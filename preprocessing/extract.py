@@ -1,12 +1,13 @@
-"""Make the nodules' cubes and reader masks, from DICOM or from a pack."""
+"""Make the nodules' cubes and reader masks, from DICOM, from volumes or from a pack."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int16
 
 from lidc_cdam import artifacts, provenance
 from lidc_cdam.artifacts import PADDING_HU, Dataset, NoduleRecord
@@ -15,6 +16,7 @@ from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import read_json, write_json
 from lidc_cdam.geometry import CENTRAL, CROP_SIDE
 from lidc_cdam.progress import say
+from lidc_cdam.quality import OUTSIDE_FIELD, PADDED
 from preprocessing.annotations import IndexBox, Nodule, consensus
 from preprocessing.crops import (
     SPACING_MM,
@@ -27,18 +29,28 @@ from preprocessing.crops import (
     cut_cube,
     surrounding_box,
 )
+from preprocessing.index_cache import SERIES_INDEX
 from preprocessing.native import Failure, each_block, failure, nodules_of, write_failures
 from preprocessing.pack import NODULES, read_cutout, read_pack
 from preprocessing.series import Series, index_series
+from preprocessing.volumes import FORMATS, Volume, find_volumes
 
 STAGE = "extract"
 ALGORITHM = 2
 """Raised with each change of the code that changes a voxel, so that older crops are not taken for today's."""
+LOWEST_HU = -1500
+"""No tissue and no air is below, with any noise."""
 MAX_READERS = 4
 """Radiologists who read each scan; a cluster with more readings has one reader's twice."""
 
 
-def extract(data: Path, dicom: Path | None = None, pack: Path | None = None, workers: int = 1) -> None:
+def extract(
+    data: Path,
+    dicom: Path | None = None,
+    pack: Path | None = None,
+    workers: int = 1,
+    volumes: Path | None = None,
+) -> None:
     """Make a 32 mm cube at 1 mm and its reader mask for each cohort nodule that a source holds.
 
     Writes `crops/`, `masks/`, `records/` and `dataset.json`. A part of LIDC-IDRI is enough, and a second source adds to
@@ -47,25 +59,27 @@ def extract(data: Path, dicom: Path | None = None, pack: Path | None = None, wor
 
     Args:
         data: the DATA folder with a cohort.
-        dicom: folder of DICOM files, in any layout. Give this or `--pack`.
+        dicom: folder of DICOM files, in any layout. Give this, `--pack` or `--volumes`.
         pack: folder of native-resolution cut-outs, as `lidc-cdam pack` writes it.
         workers: processes that work side by side.
+        volumes: folder of MetaImage, NRRD or NIfTI files named by series UID, as LUNA16 has them.
 
     Raises:
         LidcCdamError: there is no cohort, not exactly one source, the source holds no nodule of the cohort, the folder
             was extracted with other settings, or every nodule failed.
     """
     cohort = artifacts.read_cohort(data)
-    if (dicom is None) == (pack is None):
+    sources = [source for source in (dicom, pack, volumes) if source is not None]
+    if len(sources) != 1:
         raise LidcCdamError(
-            f"extract needs exactly one source, --dicom or --pack; got {'neither' if pack is None else 'both'}."
+            f"extract needs exactly one source, --dicom, --pack or --volumes; got {len(sources) or 'none'}."
         )
     parameters = _parameters(data)
     record = provenance.begin(
         data, STAGE, parameters, {"cohort": data / artifacts.COHORT}, "make the cohort in another --data"
     )
-    held, jobs = _jobs(data, dicom, pack, cohort)
-    say(f"{dicom or pack} holds {held}.")
+    held, jobs = _jobs(data, (dicom, pack, volumes), cohort, workers)
+    say(f"{sources[0]} holds {held}.")
     if record.finished and not jobs:
         say(f"All of them are extracted in {data}; nothing to do.")
         return
@@ -79,11 +93,11 @@ def extract(data: Path, dicom: Path | None = None, pack: Path | None = None, wor
 
 @dataclass(frozen=True, eq=False)
 class DicomJob:
-    """The nodules of one DICOM series that are still to be extracted."""
+    """The nodules of one scan, a DICOM series or a volume, that are still to be extracted."""
 
     data: Path
     allow_padding: bool
-    series: Series
+    series: Series | Volume
     nodules: tuple[Nodule, ...]
 
     @property
@@ -101,7 +115,8 @@ class DicomJob:
 
         def use(nodule: Nodule, block: Block, flags: tuple[str, ...]) -> None:
             step = float(np.median(np.diff(nodule.scan.slice_z_mm)))
-            found = _Found(nodule.nodule_id, "dicom", len(nodule.readings), step, flags)
+            source = "volume" if isinstance(self.series, Volume) else "dicom"
+            found = _Found(nodule.nodule_id, source, len(nodule.readings), step, flags)
             _write(self.data, found, block, centres[nodule.nodule_id], self.allow_padding)
 
         return each_block(self.series, self.nodules, box_of, use)
@@ -175,7 +190,8 @@ def _write(data: Path, found: _Found, block: Block, centre: Point, allow_padding
     flags = (
         *found.flags,
         *(("more than 4 readers",) if found.readers > MAX_READERS else ()),
-        *(("padded",) if padded else ()),
+        *((PADDED,) if padded else ()),
+        *((OUTSIDE_FIELD,) if _leaves_field(crop.hu) else ()),
     )
     artifacts.write_crop(data, found.nodule_id, crop)
     record = NoduleRecord(
@@ -190,35 +206,69 @@ def _write(data: Path, found: _Found, block: Block, centre: Point, allow_padding
     write_json(_record_path(data, found.nodule_id), asdict(record))
 
 
-def _jobs(data: Path, dicom: Path | None, pack: Path | None, cohort: pd.DataFrame) -> tuple[str, Sequence[Job]]:
+def _leaves_field(hu: Int16[np.ndarray, "slice row column"]) -> bool:
+    """Whether a cube holds voxels that the scanner did not reconstruct (scanners write -2000 HU or less there)."""
+    return bool(((hu < LOWEST_HU) & (hu != PADDING_HU)).any())
+
+
+def _jobs(
+    data: Path, sources: tuple[Path | None, Path | None, Path | None], cohort: pd.DataFrame, workers: int
+) -> tuple[str, Sequence[Job]]:
+    dicom, pack, volumes = sources
     allow = _allow_padding(data)
     if dicom is not None:
-        return dicom_jobs(data, dicom, cohort, allow)
+        return dicom_jobs(data, dicom, cohort, allow, workers)
+    if volumes is not None:
+        return volume_jobs(data, volumes, cohort, allow)
     return pack_jobs(data, Path(str(pack)), cohort, allow)
 
 
-def dicom_jobs(data: Path, root: Path, cohort: pd.DataFrame, allow_padding: bool) -> tuple[str, list[DicomJob]]:
-    """How many nodules of the cohort a DICOM root holds, in words, and what is still to be extracted.
+def dicom_jobs(
+    data: Path, root: Path, cohort: pd.DataFrame, allow_padding: bool, workers: int = 1
+) -> tuple[str, list[DicomJob]]:
+    """What a DICOM root holds of the cohort, in words, and what is still to be extracted.
 
     Raises:
         LidcCdamError: the root is missing or empty, or holds none of the cohort's series.
     """
-    index = index_series(root, set(cohort["series_uid"]))
+    index = index_series(root, set(cohort["series_uid"]), data / SERIES_INDEX, workers)
     if not index.series:
         raise LidcCdamError(
             f"--dicom must hold CT series of the cohort's {cohort['series_uid'].nunique()} scans, but {root} has "
             f"{index.summary()}."
         )
-    patients = set(cohort.loc[cohort["series_uid"].isin(index.series), "patient_id"])
+    held, jobs = _scan_jobs(data, index.series, cohort, allow_padding)
+    return f"{held} ({index.summary()})", jobs
+
+
+def volume_jobs(data: Path, root: Path, cohort: pd.DataFrame, allow_padding: bool) -> tuple[str, list[DicomJob]]:
+    """What a folder of volumes holds of the cohort, in words, and what is still to be extracted.
+
+    Raises:
+        LidcCdamError: the folder is missing or holds no volume of the cohort's series.
+    """
+    found = find_volumes(root, set(cohort["series_uid"]))
+    if not found:
+        raise LidcCdamError(
+            f"--volumes must hold files named by the series UIDs of the cohort's {cohort['series_uid'].nunique()} "
+            f"scans (<series UID>{FORMATS[0]}, {', '.join(FORMATS[1:])}), but {root} has none."
+        )
+    return _scan_jobs(data, found, cohort, allow_padding)
+
+
+def _scan_jobs(
+    data: Path, found: Mapping[str, Series | Volume], cohort: pd.DataFrame, allow_padding: bool
+) -> tuple[str, list[DicomJob]]:
+    patients = set(cohort.loc[cohort["series_uid"].isin(found), "patient_id"])
     present = {
         uid: [nodule for nodule in nodules if nodule.nodule_id in cohort.index]
-        for uid, nodules in nodules_of(index.series, patients).items()
+        for uid, nodules in nodules_of(found, patients).items()
     }
     jobs = []
     for uid, nodules in present.items():
         left = tuple(nodule for nodule in nodules if not _is_done(data, nodule.nodule_id))
         if left:
-            jobs.append(DicomJob(data, allow_padding, index.series[uid], left))
+            jobs.append(DicomJob(data, allow_padding, found[uid], left))
     return f"{sum(map(len, present.values()))} of the cohort's {len(cohort)} nodules", jobs
 
 
@@ -296,7 +346,7 @@ def _tell(data: Path, cohort: pd.DataFrame, records: dict[str, NoduleRecord], fa
     labelled = int(cohort.loc[list(records), "label"].notna().sum())
     padded = sum(record.padded_share > 0 for record in records.values())
     say(f"{data} holds {len(records)} cubes, {labelled} of them with a malignancy label; {padded} are padded.")
-    flagged = sum(bool(set(record.flags) - {"padded"}) for record in records.values())
+    flagged = sum(bool(set(record.flags) - {PADDED}) for record in records.values())
     if flagged:
         say(f"{flagged} carry other data-quality flags; {data / artifacts.DATASET} names them.")
     if failures:

@@ -7,8 +7,9 @@ from dicom_factory import AXIAL, Stack, edit, flat, linear
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
 
 from lidc_cdam.errors import LidcCdamError
-from preprocessing.headers import PLACE, read_header
-from preprocessing.series import SlicePixels, index_series, read_hu
+from preprocessing.headers import PLACE, SYNTAX, read_header
+from preprocessing.pixels import SlicePixels, read_hu
+from preprocessing.series import index_series
 
 Z = (10.0, 12.5, 15.0, 17.5)
 
@@ -103,7 +104,9 @@ def test_headers_equal_pydicom_in_every_encoding(tmp_path: Path, syntax: str, lo
     )
     header = read_header(path)
     assert header is not None
-    for name in PLACE.values():
+    assert set(PLACE.values()) - set(header) == {"LossyImageCompression"}
+    assert header.pop(SYNTAX) == syntax
+    for name in header:
         wanted = pydicom.dcmread(path)[name].value
         assert header[name].split("\\") == (
             [str(v) for v in wanted] if isinstance(wanted, pydicom.multival.MultiValue) else [str(wanted)]

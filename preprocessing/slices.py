@@ -8,7 +8,7 @@ from functools import lru_cache
 from math import isfinite
 from pathlib import Path
 
-from pydicom.uid import UID, CTImageStorage
+from pydicom.uid import UID, CTImageStorage, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
 
 from preprocessing.headers import SYNTAX, read_header
 
@@ -19,6 +19,7 @@ FARTHEST_MM = 1e5
 """Greatest coordinate of a position."""
 SKEW = 0.01
 """Greatest departure of the in-plane directions from unit length and a right angle."""
+LOSSY_SYNTAXES = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless)
 NO_PLACE = "CT image without a position"
 DAMAGED = "CT image with a damaged header"
 UNREADABLE = "unreadable file"
@@ -79,7 +80,7 @@ def read_slice(path: Path) -> Slice | str:
             header["ImageOrientationPatient"],
             (header["RescaleSlope"], header["RescaleIntercept"], header["PixelRepresentation"]),
             header.get(SYNTAX, ""),
-            header.get("LossyImageCompression", "") == "01",
+            header.get("LossyImageCompression") == "01" or header.get(SYNTAX) in LOSSY_SYNTAXES,
             header.get("SeriesDescription", ""),
         )
         number = int(_numbers(header.get("InstanceNumber") or "0")[0])

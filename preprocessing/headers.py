@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pydicom
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 PREAMBLE = 132
 FIRST_BYTES = 8192
@@ -23,6 +23,7 @@ UNSCANNED = ("", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
 """Unknown, big endian and deflated: pydicom reads them."""
 BROKEN = (
     InvalidDicomError,
+    BytesLengthException,
     EOFError,
     ValueError,
     TypeError,

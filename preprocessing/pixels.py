@@ -81,7 +81,7 @@ def read_hu(one: Slice) -> Int16[np.ndarray, "row column"]:
 
 def lacks_decoder(syntax: str) -> str:
     """The name of a transfer syntax whose pixels no installed package decodes; empty where they can be read."""
-    uid = UID(syntax)
+    uid = UID(syntax, validation_mode=pydicom.config.IGNORE)
     if not uid.is_transfer_syntax or not uid.is_compressed or uid.is_deflated:
         return ""
     try:
@@ -137,9 +137,10 @@ def _decode(path: Path) -> Int16[np.ndarray, "row column"]:
         shape = (int(dataset.Rows), int(dataset.Columns))
         _check_size(dataset, shape)
         stored: np.ndarray = dataset.pixel_array
+        slope, intercept = float(dataset.RescaleSlope), float(dataset.RescaleIntercept)
     if stored.shape != shape:
         raise ValueError(f"they have the shape {stored.shape}")
-    return _to_hu(stored, float(dataset.RescaleSlope), float(dataset.RescaleIntercept))
+    return _to_hu(stored, slope, intercept)
 
 
 def _check_size(dataset: pydicom.Dataset, shape: tuple[int, int]) -> None:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from math import isfinite
 from pathlib import Path
 
+import pydicom
 from pydicom.uid import UID, CTImageStorage, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
 
 from preprocessing.headers import SYNTAX, read_header
@@ -70,7 +71,7 @@ def read_slice(path: Path) -> Slice | str:
         return "not DICOM"
     kind = header.get("SOPClassUID", "")
     if kind != CTImageStorage:
-        return UID(kind).name if kind else "DICOM of no kind"
+        return _kind_name(kind)
     try:
         place = _numbers(header["ImagePositionPatient"])
         common = _common(
@@ -91,6 +92,12 @@ def read_slice(path: Path) -> Slice | str:
     if len(place) != 3 or max(map(abs, place)) > FARTHEST_MM:
         return DAMAGED
     return Slice(path, place[2], (place[0], place[1]), number, common)
+
+
+def _kind_name(sop_class: str) -> str:
+    """A SOP class in words; a damaged one must not reach the screen."""
+    uid = UID(sop_class, validation_mode=pydicom.config.IGNORE)
+    return str(uid.name) if uid.is_valid else "DICOM of no known kind"
 
 
 @lru_cache(maxsize=256)

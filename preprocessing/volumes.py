@@ -5,8 +5,12 @@ in the pixel array, slices by ascending z. A volume says where its voxels lie in
 pixels lay, of which LIDC-IDRI knows two kinds: rows to the back and columns to the left, or both turned round.
 """
 
+import gzip
+import struct
+import zlib
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -182,7 +186,7 @@ class VolumeReader:
         if self._streams:
             self._reader.SetExtractIndex([start for start, _ in ranges])
             self._reader.SetExtractSize([stop - start for start, stop in ranges])
-            with _Naming(self.path):
+            with _naming(self.path):
                 part: np.ndarray = sitk.GetArrayFromImage(self._reader.Execute())
             return part
         return self._whole[tuple(slice(*one) for one in reversed(ranges))]
@@ -197,7 +201,9 @@ class VolumeReader:
 
     @cached_property
     def _whole(self) -> Shaped[np.ndarray, "slice row column"]:
-        with _Naming(self.path):
+        with _naming(self.path):
+            if self.path.name.endswith(FORMATS[-2:]):
+                _check_nifti(self.path, int(np.prod(self._reader.GetSize())))
             voxels: np.ndarray = sitk.GetArrayFromImage(sitk.ReadImage(str(self.path)))
         return voxels
 
@@ -214,28 +220,42 @@ class VolumeReader:
         return Frame((x, y), (spacing[1], spacing[0]), tuple(along["columns"]), tuple(along["rows"]), True)
 
 
-class _Naming:
-    """Turns what SimpleITK raises on a damaged file into a sentence that names it."""
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turn what a damaged file makes of its readers into a sentence that names it."""
+    try:
+        yield
+    except (OSError, EOFError, RuntimeError, MemoryError, zlib.error, struct.error) as error:
+        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = lines[-1].split("): ")[-1].removeprefix("Reason: ")[:160]
+        # ITK says this of voxels that end too early, too.
+        reason = "they are missing or too few" if reason == "No such file or directory" else reason
+        raise LidcCdamError(
+            f"{path} is damaged or incomplete: its voxels cannot be read ({reason}); make the file again."
+        ) from error
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
 
-    def __enter__(self) -> None:
-        return None
+def _check_nifti(path: Path, voxels: int) -> None:
+    """Refuse a NIfTI file that ends too early, for which ITK makes up voxels without a word.
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, RuntimeError | MemoryError):
-            lines = [line for line in str(error).splitlines() if line.strip()]
-            reason = lines[-1].split("): ")[-1][:160] if lines else "out of memory"
-            raise LidcCdamError(
-                f"{self._path} is damaged or incomplete: its voxels cannot be read ({reason}); make the file again."
-            ) from error
+    Raises:
+        EOFError, OSError, zlib.error, struct.error: it does, or its compression is damaged.
+    """
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+        header = stream.read(540)
+        order = "<" if header[:4] in (b"\x5c\x01\0\0", b"\x1c\x02\0\0") else ">"
+        is_second = struct.unpack_from(f"{order}i", header)[0] == 540
+        (bits,) = struct.unpack_from(f"{order}h", header, 14 if is_second else 72)
+        (start,) = struct.unpack_from(f"{order}q" if is_second else f"{order}f", header, 168 if is_second else 108)
+        found = len(header) + sum(len(part) for part in iter(lambda: stream.read(1 << 20), b""))
+    if found < start + voxels * bits // 8:
+        raise EOFError(f"{found} bytes instead of {start + voxels * bits // 8:g}")
 
 
 def _header(path: Path) -> sitk.ImageFileReader:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    with _Naming(path):
+    with _naming(path):
         reader.ReadImageInformation()
     return reader
 

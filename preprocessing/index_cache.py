@@ -83,7 +83,7 @@ def _read(new: Sequence[File], known: Files, journal: Path | None, workers: int,
 
 
 def _read_chunk(chunk: tuple[File, ...]) -> tuple[tuple[File, ...], list[Slice | str]]:
-    return chunk, [read_slice(Path(file.folder, file.name)) for file in chunk]
+    return chunk, [read_slice(file.folder, file.name) for file in chunk]
 
 
 def _add(known: Files, chunk: Sequence[File], found: Sequence[Slice | str]) -> None:
@@ -153,7 +153,7 @@ def _unpacked(line: dict[str, Any]) -> tuple[str, dict[str, Known]]:
         what = shared[index]
         if isinstance(what, Common):
             x, y, z, number = place
-            what = Slice(Path(folder, name), z, (x, y), number, what)
+            what = Slice(folder, name, z, (x, y), number, what)
         files[name] = (size, changed_ns, what)
     return folder, files
 

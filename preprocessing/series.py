@@ -67,7 +67,7 @@ class Series:
                 groups[-1].append(one)
             else:
                 groups.append([one])
-        return [tuple(sorted(group, key=lambda one: (one.number, str(one.path)))) for group in groups]
+        return [tuple(sorted(group, key=lambda one: (one.number, one.folder, one.name))) for group in groups]
 
     def flags(self) -> tuple[str, ...]:
         """What is wrong with the series' slices, each a phrase of `quality`."""
@@ -180,22 +180,20 @@ def index_series(
 
 def _series_of(slices: Sequence[Slice]) -> Series:
     """One series from its slices, those left out that do not lie on the grid of most."""
-    grids = Counter(_grid(one.common) for one in slices)
-    near = {one: sum(count for other, count in grids.items() if _is_same(one, other)) for one in grids}
-    grid = max(grids, key=lambda one: (near[one], grids[one]))
-    kept = [one for one in slices if _is_same(_grid(one.common), grid)]
-    most = next(one.common for one in kept if _grid(one.common) == grid)
-    ordered = sorted(kept, key=lambda one: (one.z_mm, one.number, str(one.path)))
+    counts = Counter(one.common for one in slices)
+    alike = {one: [other for other in counts if _is_same(one, other)] for one in counts}
+    most = max(counts, key=lambda one: (sum(counts[other] for other in alike[one]), counts[one]))
+    grid = set(alike[most])
+    kept = [one for one in slices if one.common in grid]
+    ordered = sorted(kept, key=lambda one: (one.z_mm, one.number, one.folder, one.name))
     off_grid = len(slices) - len(kept)
     return Series(most.series_uid, tuple(ordered), most.shape, most.spacing_mm, most.orientation, off_grid)
 
 
-def _grid(common: Common) -> tuple[float, ...]:
-    return (*common.shape, *common.spacing_mm, *common.orientation)
-
-
-def _is_same(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return all(abs(a - b) <= SAME_GRID for a, b in zip(one, other, strict=True))
+def _is_same(one: Common, other: Common) -> bool:
+    """Whether two slices' pixels lie on one grid."""
+    pairs = zip((*one.spacing_mm, *one.orientation), (*other.spacing_mm, *other.orientation), strict=True)
+    return one.shape == other.shape and all(abs(a - b) <= SAME_GRID for a, b in pairs)
 
 
 def _what_is(root: Path) -> str:

@@ -51,7 +51,9 @@ class Common:
 class Slice:
     """One file of a series."""
 
-    path: Path
+    folder: str
+    name: str
+    """Of the file in its folder."""
     z_mm: float
     """Third coordinate of ImagePositionPatient."""
     corner_mm: tuple[float, float]
@@ -60,11 +62,16 @@ class Slice:
     """InstanceNumber; 0 where there is none."""
     common: Common
 
+    @property
+    def path(self) -> Path:
+        """The file; made when asked for, since an index holds a quarter of a million."""
+        return Path(self.folder, self.name)
 
-def read_slice(path: Path) -> Slice | str:
+
+def read_slice(folder: str, name: str) -> Slice | str:
     """A CT slice, or the kind of what the file is instead."""
     try:
-        header = read_header(path)
+        header = read_header(Path(folder, name))
     except (OSError, ValueError):
         return UNREADABLE
     if header is None:
@@ -91,7 +98,7 @@ def read_slice(path: Path) -> Slice | str:
         return DAMAGED
     if len(place) != 3 or max(map(abs, place)) > FARTHEST_MM:
         return DAMAGED
-    return Slice(path, place[2], (place[0], place[1]), number, common)
+    return Slice(folder, name, place[2], (place[0], place[1]), number, common)
 
 
 def _kind_name(sop_class: str) -> str:

@@ -35,9 +35,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files whose headers were read."""
     paths: list[str] = []
 
-    def counted(path: Path) -> Slice | str:
-        paths.append(path.name)
-        return read_slice(path)
+    def counted(folder: str, name: str) -> Slice | str:
+        paths.append(name)
+        return read_slice(folder, name)
 
     monkeypatch.setattr(index_cache, "read_slice", counted)
     return paths
@@ -78,10 +78,10 @@ def test_an_interrupted_pass_keeps_what_it_read(
     monkeypatch.setattr(index_cache, "CHUNK", 3)
     before = index_cache.read_slice
 
-    def interrupted(path: Path) -> Slice | str:
+    def interrupted(folder: str, name: str) -> Slice | str:
         if len(read) == 8:
             raise KeyboardInterrupt
-        return before(path)
+        return before(folder, name)
 
     with monkeypatch.context() as patch:
         patch.setattr(index_cache, "read_slice", interrupted)

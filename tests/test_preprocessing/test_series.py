@@ -233,3 +233,10 @@ def test_real_slices(shared_data: Path) -> None:
     for one in series.slices[::40]:
         dataset = pydicom.dcmread(one.path, stop_before_pixels=True)
         assert (one.z_mm, one.number) == (dataset.ImagePositionPatient[2], dataset.InstanceNumber)
+
+
+def test_the_documentation_explains_every_flag() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    assert [line for line in text.splitlines() if line.startswith("| ")][1:] == [
+        f"| {flag} | {meaning} |" for flag, meaning in FLAGS.items()
+    ]

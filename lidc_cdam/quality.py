@@ -10,7 +10,12 @@ SYNTHETIC = "synthetic phantom"
 IRREGULAR_Z = "irregular z"
 GAP = "gap"
 DUPLICATE_SLICES = "duplicate slices"
-DIFFERENT_DUPLICATES = "duplicate slices differ"
+DUPLICATES_DIFFER = "duplicate slices differ"
+RESCALE_DIFFERS = "rescale differs between slices"
+LOSSY = "lossy compression"
+SIDEWAYS_DRIFT = "sideways drift"
+OUTSIDE_FIELD = "outside the field of view"
+TURNED = "volume orientation inferred"
 INCOMPLETE_SERIES = "incomplete series"
 MANY_READINGS = "more than 4 readings"
 INITIAL_SCALES = "initial-release rating scales"
@@ -22,7 +27,12 @@ FLAGS: dict[str, str] = {
     IRREGULAR_Z: "the distance of neighbouring slices varies within the scan",
     GAP: "slices are missing: a step between neighbouring slices is more than twice the usual one",
     DUPLICATE_SLICES: "the series holds several slices at one position; the first by InstanceNumber was taken",
-    DIFFERENT_DUPLICATES: "slices at one position within the crop are not the same image",
+    DUPLICATES_DIFFER: "slices at one position differ within the cube; the first by InstanceNumber was taken",
+    RESCALE_DIFFERS: "the slices of the series convert stored values to HU in different ways; each was followed",
+    LOSSY: "the pixels went through lossy compression, so HU are not those that were measured",
+    SIDEWAYS_DRIFT: "the slices of the series do not lie exactly above each other",
+    OUTSIDE_FIELD: "a part of the cube lies outside the circle that the scanner reconstructed; it counts as air",
+    TURNED: "the volume's axes are not those of DICOM; how they lie was inferred from the readings",
     INCOMPLETE_SERIES: "slices that the readers saw are missing from the series",
     MANY_READINGS: "the cluster holds more than four readings, so it may be several nodules",
     INITIAL_SCALES: "one of the first 399 cases, whose sites used the lobulation and spiculation scales differently",

@@ -1,13 +1,14 @@
-"""Make the nodules' cubes and reader masks, from DICOM or from a pack."""
+"""Make the nodules' cubes and reader masks, from DICOM, from volumes or from a pack."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int16
 
 from lidc_cdam import artifacts, crop_files, provenance, quality
 from lidc_cdam.artifacts import Dataset, NoduleRecord
@@ -30,14 +31,18 @@ from preprocessing.crops import (
     surrounding_box,
 )
 from preprocessing.distances import surface_distance
+from preprocessing.index_cache import SERIES_INDEX
 from preprocessing.native import Failure, each_block, failure, nodules_of, write_failures
 from preprocessing.pack import NODULES, read_cutout, read_pack
 from preprocessing.resample import INTERPOLATIONS
 from preprocessing.series import Series, index_series
+from preprocessing.volumes import FORMATS, Volume, find_volumes
 
 STAGE = "extract"
 ALGORITHM = 2
 """Raised with each change of the code that changes a voxel, so that older crops are not taken for today's."""
+LOWEST_HU = -1500
+"""No tissue and no air is below, with any noise."""
 MAX_READERS = 4
 """Radiologists who read each scan; a cluster with more readings has one reader's twice."""
 
@@ -46,6 +51,7 @@ def extract(
     data: Path,
     dicom: Path | None = None,
     pack: Path | None = None,
+    volumes: Path | None = None,
     settings: CropSettings = DEFAULT,
     workers: Workers = HERE,
 ) -> None:
@@ -58,8 +64,9 @@ def extract(
 
     Args:
         data: the DATA folder with a cohort.
-        dicom: folder of DICOM files, in any layout. Give this or `--pack`.
+        dicom: folder of DICOM files, in any layout. Give this, `--pack` or `--volumes`.
         pack: folder of native-resolution cut-outs, as `lidc-cdam pack` writes it.
+        volumes: folder of MetaImage, NRRD or NIfTI files named by series UID, as LUNA16 has them.
         settings: what decides a cube's voxels.
         workers: where to work.
 
@@ -68,16 +75,17 @@ def extract(
             was extracted with other settings, or every nodule failed.
     """
     cohort = artifacts.read_cohort(data)
-    if (dicom is None) == (pack is None):
+    sources = [source for source in (dicom, pack, volumes) if source is not None]
+    if len(sources) != 1:
         raise LidcCdamError(
-            f"extract needs exactly one source, --dicom or --pack; got {'neither' if pack is None else 'both'}."
+            f"extract needs exactly one source, --dicom, --pack or --volumes; got {len(sources) or 'none'}."
         )
     parameters = _parameters(data, settings)
     record = provenance.begin(
         data, STAGE, parameters, {"cohort": data / artifacts.COHORT}, "make the cohort in another --data"
     )
-    held, jobs = _jobs(data, dicom, pack, cohort, settings)
-    say(f"{dicom or pack} holds {held}.")
+    held, jobs = _jobs(data, (dicom, pack, volumes), cohort, settings, workers)
+    say(f"{sources[0]} holds {held}.")
     if record.finished and not jobs:
         say(f"All of them are extracted in {data}; nothing to do.")
         return
@@ -91,11 +99,11 @@ def extract(
 
 @dataclass(frozen=True, eq=False)
 class DicomJob:
-    """The nodules of one DICOM series that are still to be extracted."""
+    """The nodules of one scan, a DICOM series or a volume, that are still to be extracted."""
 
     data: Path
     allow_padding: bool
-    series: Series
+    series: Series | Volume
     nodules: tuple[Nodule, ...]
     settings: CropSettings = DEFAULT
 
@@ -119,7 +127,8 @@ class DicomJob:
 
         def use(nodule: Nodule, block: Block, flags: tuple[str, ...]) -> None:
             step = float(np.median(np.diff(nodule.scan.slice_z_mm)))
-            found = _Found(nodule.nodule_id, "dicom", len(nodule.readings), step, flags)
+            source = "volume" if isinstance(self.series, Volume) else "dicom"
+            found = _Found(nodule.nodule_id, source, len(nodule.readings), step, flags)
             _write(self.data, found, block, centres[nodule.nodule_id], self.settings, self.allow_padding)
 
         return each_block(self.series, self.nodules, box_of, use)
@@ -219,6 +228,7 @@ def _write(data: Path, found: _Found, block: Block, centre: Point, settings: Cro
         *found.flags,
         *((quality.MANY_READINGS,) if found.readers > MAX_READERS else ()),
         *((quality.PADDED,) if padded else ()),
+        *((quality.OUTSIDE_FIELD,) if _leaves_field(crop.hu) else ()),
     )
     crop_files.write_crop(data, found.nodule_id, crop)
     record = NoduleRecord(
@@ -233,39 +243,84 @@ def _write(data: Path, found: _Found, block: Block, centre: Point, settings: Cro
     write_json(_record_path(data, found.nodule_id), asdict(record))
 
 
+def _leaves_field(hu: Int16[np.ndarray, "slice row column"]) -> bool:
+    """Whether a cube holds voxels that the scanner did not reconstruct (scanners write -2000 HU or less there)."""
+    return bool(((hu < LOWEST_HU) & (hu != PADDING_HU)).any())
+
+
 def _jobs(
-    data: Path, dicom: Path | None, pack: Path | None, cohort: pd.DataFrame, settings: CropSettings
+    data: Path,
+    sources: tuple[Path | None, Path | None, Path | None],
+    cohort: pd.DataFrame,
+    settings: CropSettings,
+    workers: Workers,
 ) -> tuple[str, Sequence[Job]]:
+    dicom, pack, volumes = sources
     allow = _allow_padding(data)
     if dicom is not None:
-        return dicom_jobs(data, dicom, cohort, allow, settings)
+        return dicom_jobs(data, dicom, cohort, allow, settings, workers)
+    if volumes is not None:
+        return volume_jobs(data, volumes, cohort, allow, settings)
     return pack_jobs(data, Path(str(pack)), cohort, allow, settings)
 
 
 def dicom_jobs(
-    data: Path, root: Path, cohort: pd.DataFrame, allow_padding: bool, settings: CropSettings = DEFAULT
+    data: Path,
+    root: Path,
+    cohort: pd.DataFrame,
+    allow_padding: bool,
+    settings: CropSettings = DEFAULT,
+    workers: Workers = HERE,
 ) -> tuple[str, list[DicomJob]]:
-    """How many nodules of the cohort a DICOM root holds, in words, and what is still to be extracted.
+    """What a DICOM root holds of the cohort, in words, and what is still to be extracted.
 
     Raises:
         LidcCdamError: the root is missing or empty, or holds none of the cohort's series.
     """
-    index = index_series(root, set(cohort["series_uid"]))
+    index = index_series(root, set(cohort["series_uid"]), data / SERIES_INDEX, workers)
     if not index.series:
         raise LidcCdamError(
             f"--dicom must hold CT series of the cohort's {cohort['series_uid'].nunique()} scans, but {root} has "
             f"{index.summary()}."
         )
-    patients = set(cohort.loc[cohort["series_uid"].isin(index.series), "patient_id"])
+    held, jobs = _scan_jobs(data, index.series, cohort, allow_padding, settings)
+    return f"{held} ({index.summary()})", jobs
+
+
+def volume_jobs(
+    data: Path, root: Path, cohort: pd.DataFrame, allow_padding: bool, settings: CropSettings = DEFAULT
+) -> tuple[str, list[DicomJob]]:
+    """What a folder of volumes holds of the cohort, in words, and what is still to be extracted.
+
+    Raises:
+        LidcCdamError: the folder is missing or holds no volume of the cohort's series.
+    """
+    found = find_volumes(root, set(cohort["series_uid"]))
+    if not found:
+        raise LidcCdamError(
+            f"--volumes must hold files named by the series UIDs of the cohort's {cohort['series_uid'].nunique()} "
+            f"scans (<series UID>{FORMATS[0]}, {', '.join(FORMATS[1:])}), but {root} has none."
+        )
+    return _scan_jobs(data, found, cohort, allow_padding, settings)
+
+
+def _scan_jobs(
+    data: Path,
+    found: Mapping[str, Series | Volume],
+    cohort: pd.DataFrame,
+    allow_padding: bool,
+    settings: CropSettings,
+) -> tuple[str, list[DicomJob]]:
+    patients = set(cohort.loc[cohort["series_uid"].isin(found), "patient_id"])
     present = {
         uid: [nodule for nodule in nodules if nodule.nodule_id in cohort.index]
-        for uid, nodules in nodules_of(index.series, patients).items()
+        for uid, nodules in nodules_of(found, patients).items()
     }
     jobs = []
     for uid, nodules in present.items():
         left = tuple(nodule for nodule in nodules if not _is_done(data, nodule.nodule_id, settings))
         if left:
-            jobs.append(DicomJob(data, allow_padding, index.series[uid], left, settings))
+            jobs.append(DicomJob(data, allow_padding, found[uid], left, settings))
     return f"{sum(map(len, present.values()))} of the cohort's {len(cohort)} nodules", jobs
 
 

@@ -21,6 +21,7 @@ from lidc_cdam.files import replacing
 from lidc_cdam.progress import say
 from preprocessing.annotations import IndexBox, Nodule, consensus, load_scans
 from preprocessing.crops import Block, Frame
+from preprocessing.index_cache import SERIES_INDEX
 from preprocessing.native import Failure, each_block, failure, nodules_of, write_failures
 from preprocessing.series import Series, SeriesIndex, index_series, spacing_flags
 
@@ -80,7 +81,7 @@ def pack(dicom: Path, out: Path, margin_mm: float = 24.0, min_readers: int = 3, 
             f"--margin-mm must be at least 0 and --min-readers at least 1; got {margin_mm:g} and {min_readers}."
         )
     patient_of = {scan.series_uid: scan.patient_id for scan in load_scans()}
-    index = index_series(dicom, patient_of)
+    index = index_series(dicom, patient_of, out / SERIES_INDEX, workers)
     if not index.series:
         raise LidcCdamError(f"--dicom must hold CT series of LIDC-IDRI, but {dicom} has {index.summary()}.")
     record = provenance.begin(out, STAGE, {"margin_mm": margin_mm, "min_readers": min_readers})

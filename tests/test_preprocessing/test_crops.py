@@ -208,7 +208,8 @@ def test_a_position_on_the_border_of_what_was_read_has_its_hu(axis: int) -> None
 
 
 def test_a_written_slice_lies_where_its_frame_says(tmp_path: Path) -> None:
-    from preprocessing.series import index_series, read_hu
+    from preprocessing.pixels import read_hu
+    from preprocessing.series import index_series
 
     stack = Stack(
         linear((3, -2, 0), 10), (1.0, 2.0), corner_mm=(30.0, 20.0), orientation=(-1.0, 0.0, 0.0, 0.0, -1.0, 0.0)

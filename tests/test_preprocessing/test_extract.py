@@ -23,7 +23,7 @@ from preprocessing import extract
 from preprocessing.annotations import Nodule, consensus, load_nodules, reader_counts
 from preprocessing.crops import CropSettings, Frame
 from preprocessing.extract import extract as run
-from preprocessing.series import Series, SlicePixels
+from preprocessing.pixels import SlicePixels
 
 HOLDERS = tuple(nodules())
 FIRST = HOLDERS[0]
@@ -145,7 +145,7 @@ def test_only_the_slices_that_are_needed_are_decoded_and_each_once(
 
 @pytest.mark.parametrize("sources", [(), ("dicom", "pack")])
 def test_exactly_one_source(data: Path, tmp_path: Path, sources: tuple[str, ...]) -> None:
-    with pytest.raises(LidcCdamError, match=r"exactly one source, --dicom or --pack; got (neither|both)"):
+    with pytest.raises(LidcCdamError, match=r"exactly one source, --dicom, --pack or --volumes; got (none|2)"):
         run(data, **dict.fromkeys(sources, tmp_path))
 
 

@@ -94,7 +94,8 @@ def run_command(name: str, words: Sequence[str]) -> None:
     command = COMMANDS[name]
     function = _load(command.function)
     parser = command_parser(name, function)
-    values = parser.instantiate(parser.parse_args(_spelled(words, _lists(function), command.configs)))
+    switched = _switched(words, function)
+    values = parser.instantiate(parser.parse_args(_spelled(switched, _lists(function), command.configs)))
     settings = {key: value for key, value in vars(values).items() if key != "config"}
     for key, record in _records(function).items():
         settings[key] = record(**{field.name: settings.pop(field.name) for field in fields(record)})
@@ -183,12 +184,27 @@ def _plain_usage(message: str) -> str:
     return f"--{wrong[1]} must be {kinds}, but it is {value}" if kinds else f"--{wrong[1]}: {wrong[2]}"
 
 
-def _lists(function: Callable[..., None]) -> set[str]:
-    """Options that take several values, by name."""
+def _hints(function: Callable[..., None]) -> dict[str, Any]:
+    """Types of all options, by name."""
     hints = get_type_hints(function)
     for record in _records(function).values():
         hints |= get_type_hints(record)
-    return {key for key, hint in hints.items() if re.search(r"\b(list|tuple)\[", str(hint))}
+    return hints
+
+
+def _lists(function: Callable[..., None]) -> set[str]:
+    """Options that take several values, by name."""
+    return {key for key, hint in _hints(function).items() if re.search(r"\b(list|tuple)\[", str(hint))}
+
+
+def _switched(words: Sequence[str], function: Callable[..., None]) -> list[str]:
+    """Words in which a bare `--describe` reads `--describe=true`, for options that are true or false."""
+    switches = {f"--{key}" for key, hint in _hints(function).items() if hint is bool}
+    pairs = zip(words, [*words[1:], "--"], strict=True)
+    return [
+        f"{word}=true" if word.replace("-", "_").replace("__", "--", 1) in switches and after.startswith("--") else word
+        for word, after in pairs
+    ]
 
 
 def _spelled(words: Sequence[str], lists: Collection[str], configs: str) -> list[str]:

@@ -19,7 +19,7 @@ def cohorts(every_nodule: list[Nodule], tmp_path_factory: pytest.TempPathFactory
     """A DATA folder of each preset; not to be written to."""
     root = tmp_path_factory.mktemp("cohorts")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cohort, "load_nodules", lambda: every_nodule)
+        patch.setattr(cohort, "load_nodules", lambda **_: every_nodule)
         for preset in ("all", "paper"):
             cohort.cohort(root / preset, preset)
     return {preset: root / preset for preset in ("all", "paper")}

@@ -162,7 +162,7 @@ def _nodules_of(scan: Scan, readings: list[Reading], clustering: str, split_crow
         crowded = split_crowded and len(group) > MOST_READERS
         parts = in_order(corners, _parts([readings[index] for index in group], group)) if crowded else [group]
         for part, letter in zip(parts, ascii_lowercase if crowded else ("",), strict=False):
-            yield Nodule(name + letter, scan, tuple(readings[index] for index in part), number)
+            yield Nodule(name + letter, scan, tuple(readings[index] for index in part), number, crowded)
 
 
 def _parts(readings: Sequence[Reading], indices: Sequence[int]) -> list[list[int]]:

@@ -18,7 +18,7 @@ from preprocessing.agreement import COLUMNS as AGREEMENT_COLUMNS
 from preprocessing.agreement import agreement_table
 from preprocessing.annotations import IndexBox, Nodule, Scan, consensus, installed_database, load_nodules
 from preprocessing.describe import describe_cohort
-from preprocessing.readings import FLAG_SEPARATOR, UNDECIDED, rated_columns, reading_rows
+from preprocessing.readings import FLAG_SEPARATOR, UNDECIDED, details, rated_columns, reading_rows
 from preprocessing.rules import RULES, crop_inside
 from preprocessing.selection import STAGE, Selection, read_preset, read_selection, stored_selection
 
@@ -165,7 +165,7 @@ def _drawn_columns(scan: Scan, mask: Bool[np.ndarray, "row column slice"], box: 
 
 def _counts(nodules: Sequence[Nodule], chosen: pd.DataFrame, excluded: pd.DataFrame) -> dict[str, Any]:
     flags = [flag for text in chosen["flags"] if text for flag in text.split(FLAG_SEPARATOR)]
-    wide = Counter(key for flag in flags if ": " in flag for key in flag.split(": ")[1].split(", "))
+    wide = Counter(key for flag in flags if flag_kind(flag) == WIDE_RANGE for key in details(flag))
     return {
         "scans": len({nodule.scan.series_uid for nodule in nodules}),
         "patients": len({nodule.scan.patient_id for nodule in nodules}),

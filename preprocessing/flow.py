@@ -118,8 +118,10 @@ def flow_lines(flow: Flow) -> list[str]:
         *((flow.crowded,) if flow.crowded else ()),
     ]
     for step in flow.steps:
-        lines.append(f"- {step.nodules} by {step.title}, {step.left} left:")
-        lines += [f"    {number:4d}  {reason}" for reason, number in step.reasons.items()]
+        sole = len(step.reasons) == 1
+        what = next(iter(step.reasons)) if sole else f"by {step.title}"
+        lines.append(f"- {step.nodules} {what}; {step.left} left")
+        lines += [] if sole else [f"    {number:4d}  {reason}" for reason, number in step.reasons.items()]
     lines.append(f"= {flow.chosen} chosen")
     return lines + [f"    {tally.nodules:4d}  {name}, {tally.patients} patients" for name, tally in flow.labels.items()]
 

@@ -63,8 +63,8 @@ def pack(dicom: Path, out: Path, margin_mm: float = 24.0, min_readers: int = 3, 
     """Cut every nodule, with a margin, out of a DICOM root at native resolution, so that DICOM is read only once.
 
     Nodules are pylidc's clusters with enough readers, and what the other rules of a preset (`clustering`, `crowded`)
-    make of the same readings, so that a pack serves every cohort. What is already in the pack is kept; another DICOM root adds to
-    it. A nodule that fails is a row of `failed.csv` and is tried again by the next run.
+    make of the same readings, so that a pack serves every cohort. What is already in the pack is kept; another DICOM
+    root adds to it. A nodule that fails is a row of `failed.csv` and is tried again by the next run.
 
     Args:
         dicom: folder of DICOM files with LIDC-IDRI series, in any layout.

@@ -20,6 +20,7 @@ ABSENT = TARGETS["calcification"].high
 """The code of calcification that means there is none."""
 WIDE = 2
 """Range of the readers' codes from which a nodule is flagged."""
+DIVIDED = "a part of that cluster"
 FLAG_SEPARATOR = "; "
 
 
@@ -68,9 +69,15 @@ def reading_flags(nodule: Nodule) -> tuple[str, ...]:
     wide = [key for key in rated if np.ptp([value_of(reading, key) for reading in nodule.readings]) >= WIDE]
     return (
         *((MANY_READINGS,) if len(nodule.readings) > MOST_READERS else ()),
+        *((f"{MANY_READINGS}: {DIVIDED}",) if nodule.divided else ()),
         *((INITIAL_SCALES,) if nodule.scan.is_from_initial else ()),
         *((f"{WIDE_RANGE}: {', '.join(wide)}",) if wide else ()),
     )
+
+
+def details(flag: str) -> list[str]:
+    """What a flag names after its phrase."""
+    return flag.split(": ")[1].split(", ") if ": " in flag else []
 
 
 def value_of(reading: Reading, key: str) -> float:

@@ -103,3 +103,5 @@ class Nodule:
     readings: tuple[Reading, ...]
     number: int
     """Place of its cluster in the scan, in pylidc's order, from 1."""
+    divided: bool = False
+    """Whether it is a part of a cluster of more than four readings."""

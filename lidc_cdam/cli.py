@@ -200,7 +200,7 @@ def _lists(function: Callable[..., None]) -> set[str]:
 def _switched(words: Sequence[str], function: Callable[..., None]) -> list[str]:
     """Words in which a bare `--describe` reads `--describe=true`, for options that are true or false."""
     switches = {f"--{key}" for key, hint in _hints(function).items() if hint is bool}
-    pairs = zip(words, [*words[1:], "--"], strict=True)
+    pairs = zip(words, [*words[1:], "--"], strict=False)
     return [
         f"{word}=true" if word.replace("-", "_").replace("__", "--", 1) in switches and after.startswith("--") else word
         for word, after in pairs

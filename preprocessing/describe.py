@@ -113,7 +113,7 @@ def _draw_boxes(axes: "Axes", flow: Flow) -> float:
 def _side_text(step: Step) -> list[str]:
     """The heading of what a rule leaves out, then its reasons, wrapped."""
     if len(step.reasons) == 1:
-        return wrap(f"Left out, {next(iter(step.reasons))}: {counted(step.nodules, 'nodule')}", SIDE_LETTERS)
+        return wrap(f"Left out: {counted(step.nodules, 'nodule')} ({next(iter(step.reasons))})", SIDE_LETTERS)
     lines = [f"Left out by {step.title}: {counted(step.nodules, 'nodule')}"]
     for reason, number in step.reasons.items():
         lines += wrap(f"{number}  {reason}", SIDE_LETTERS, initial_indent="  ", subsequent_indent="      ")

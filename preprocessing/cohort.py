@@ -20,7 +20,7 @@ from preprocessing.annotations import IndexBox, Nodule, Scan, consensus, install
 from preprocessing.describe import describe_cohort
 from preprocessing.readings import FLAG_SEPARATOR, UNDECIDED, details, rated_columns, reading_rows
 from preprocessing.rules import RULES, crop_inside
-from preprocessing.selection import STAGE, Selection, read_preset, read_selection, stored_selection
+from preprocessing.selection import STAGE, Claim, Selection, read_claim, read_preset, read_selection
 
 __all__ = ["Selection", "cohort", "crop_inside", "read_selection"]
 
@@ -48,49 +48,55 @@ def cohort(out: Path, preset: str | None = None, describe: bool = False) -> None
     Raises:
         LidcCdamError: the preset is unknown or wrong, or the folder holds another cohort.
     """
-    name, selection, config = _claimed(out, preset)
-    record = provenance.begin(out, STAGE, config, {"database": installed_database()})
+    claim = _claim(out, preset)
+    record = provenance.begin(out, STAGE, claim.config, {"database": installed_database()})
     # A cohort of an earlier version has no digest and no agreement.csv; it stays as it is.
-    expected = (*TABLES, artifacts.AGREEMENT) if "rules_sha256" in config else TABLES
+    expected = (*TABLES, artifacts.AGREEMENT) if "rules_sha256" in claim.config else TABLES
     if record.finished and all((out / table).is_file() for table in expected):
         say(f"The cohort in {out} is finished; nothing to do.")
     else:
-        _make(out, name, selection, record)
+        _make(out, claim, record)
     if describe:
-        describe_cohort(out, name, selection)
+        describe_cohort(out, claim.preset, claim.selection)
 
 
-def _claimed(out: Path, preset: str | None) -> tuple[str, Selection, dict[str, Any]]:
+def _claim(out: Path, preset: str | None) -> Claim:
     """The preset's name and rules, and the configuration to claim the folder with.
 
     Raises:
         LidcCdamError: the folder holds a cohort of the same name with other rules; the first difference is named.
     """
-    earlier = (provenance.read_record(out, STAGE) or {}).get("config")
+    earlier = read_claim(out)
     if earlier is not None and preset is None:
-        return earlier["preset"], stored_selection(out, earlier), earlier
-    name, selection = read_preset(preset or DEFAULT_PRESET)
-    if earlier is None or name != earlier["preset"]:
-        return name, selection, {"preset": name, "selection": asdict(selection), "rules_sha256": selection.digest}
-    for key, old in asdict(stored_selection(out, earlier)).items():
+        return earlier
+    name, selection = read_preset(DEFAULT_PRESET if preset is None else preset)
+    if earlier is None or name != earlier.preset:
+        config = {"preset": name, "selection": asdict(selection), "rules_sha256": selection.digest}
+        return Claim(name, selection, config)
+    for key, old in asdict(earlier.selection).items():
         if old != (new := getattr(selection, key)):
             raise LidcCdamError(
-                f"{out} was made with {key} = {old!r}, but --preset {preset} now has {key} = {new!r}; "
+                f"{out} was made with {key} = {old!r}, but --preset {name} now has {key} = {new!r}; "
                 f"choose another --out."
             )
-    return name, selection, earlier
+    return earlier
 
 
-def _make(out: Path, name: str, selection: Selection, record: provenance.Record) -> None:
-    nodules = load_nodules(**selection.grouping)
-    chosen, excluded, readings = tables(nodules, selection)
+def _make(out: Path, claim: Claim, record: provenance.Record) -> None:
+    nodules = load_nodules(**claim.selection.grouping)
+    try:
+        chosen, excluded, readings = tables(nodules, claim.selection)
+    except LidcCdamError:
+        # Nothing is written, so the mended preset may have the folder.
+        provenance.forget(out, STAGE)
+        raise
     artifacts.write_table(out / artifacts.EXCLUDED, excluded, artifacts.EXCLUDED_COLUMNS)
     artifacts.write_table(out / artifacts.READINGS, readings, artifacts.READING_COLUMNS)
     artifacts.write_table(out / artifacts.AGREEMENT, agreement_table(chosen, readings), AGREEMENT_COLUMNS)
     artifacts.write_table(out / artifacts.COHORT, chosen, artifacts.COHORT_COLUMNS)
     counts = _counts(nodules, chosen, excluded)
     record.finish(**counts)
-    _tell(out, name, selection, counts)
+    _tell(out, claim, counts)
 
 
 def tables(nodules: Sequence[Nodule], selection: Selection) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -180,11 +186,11 @@ def _counts(nodules: Sequence[Nodule], chosen: pd.DataFrame, excluded: pd.DataFr
     }
 
 
-def _tell(out: Path, preset: str, selection: Selection, counts: dict[str, Any]) -> None:
+def _tell(out: Path, claim: Claim, counts: dict[str, Any]) -> None:
     say("{nodules} nodules outlined in {scans} scans of {patients} patients.".format(**counts))
     labelled = counts["benign"] + counts["malignant"]
     say(
-        f"Preset {preset}: {labelled} labelled ({counts['benign']} benign, {counts['malignant']} malignant), "
+        f"Preset {claim.preset}: {labelled} labelled ({counts['benign']} benign, {counts['malignant']} malignant), "
         f"{counts['indeterminate']} indeterminate, {counts['excluded']} excluded:"
     )
     for reason, number in counts["exclusions"].items():
@@ -194,4 +200,4 @@ def _tell(out: Path, preset: str, selection: Selection, counts: dict[str, Any]) 
     for flag, number in counts["flags"].items():
         wide = ", ".join(f"{key} {count}" for key, count in counts["wide_ranges"].items())
         say(f"  {number:4d}  {flag}{f' ({wide})' if flag == WIDE_RANGE else ''}")
-    say(f"Rules {selection.digest[:DIGITS]}; written to {out}: {', '.join((*TABLES, artifacts.AGREEMENT))}.")
+    say(f"Rules {claim.selection.digest[:DIGITS]}; written to {out}: {', '.join((*TABLES, artifacts.AGREEMENT))}.")

@@ -52,7 +52,7 @@ def _facts(table: pd.DataFrame) -> list[str]:
     per_patient = table["patient_id"].value_counts()
     diameters = table["diameter"]
     lines = [
-        f"{int((per_patient > 1).sum())} patients have several of them, at most {per_patient.max()}",
+        f"patients with several of them: {int((per_patient > 1).sum())}; most in one patient: {per_patient.max()}",
         f"mean diameter {diameters.min():.1f} to {diameters.max():.1f} mm, median {diameters.median():.1f} mm",
     ]
     if {"slice_thickness_mm", "slice_spacing_mm"} <= set(table.columns):

@@ -123,7 +123,9 @@ def flow_lines(flow: Flow) -> list[str]:
         lines.append(f"- {step.nodules} {what}; {step.left} left")
         lines += [] if sole else [f"    {number:4d}  {reason}" for reason, number in step.reasons.items()]
     lines.append(f"= {flow.chosen} chosen")
-    return lines + [f"    {tally.nodules:4d}  {name}, {tally.patients} patients" for name, tally in flow.labels.items()]
+    return lines + [
+        f"    {tally.nodules:4d}  {name}, {counted(tally.patients, 'patient')}" for name, tally in flow.labels.items()
+    ]
 
 
 def counted(number: int, noun: str) -> str:

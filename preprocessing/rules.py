@@ -41,7 +41,8 @@ def _by_readers(nodule: Nodule, selection: Selection) -> str:
     if readers > MOST_READERS:
         crowded = f"more than {MOST_READERS} readings in one cluster"
         return crowded if selection.crowded == "exclude" else ""
-    return f"more than {selection.max_readers} readers" if readers > selection.max_readers else ""
+    most = selection.max_readers
+    return f"more than {most} reader{'s' if most > 1 else ''}" if readers > most else ""
 
 
 def _by_thickness(nodule: Nodule, selection: Selection) -> str:

@@ -1,5 +1,6 @@
 """Which nodules make a cohort: the settings of a preset, read from YAML and from a finished cohort's record."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
@@ -106,9 +107,7 @@ class Selection:
 
     def _require(self, name: str, holds: bool, rule: str) -> None:
         if not holds:
-            raise LidcCdamError(
-                f"A preset's {name} must be {rule}; got {getattr(self, name)!r}; mend it in the file given as --preset."
-            )
+            raise LidcCdamError(f"a preset's {name} must be {rule}; got {getattr(self, name)!r}; mend it.")
 
 
 def read_preset(preset: str) -> tuple[str, Selection]:
@@ -123,7 +122,9 @@ def read_preset(preset: str) -> tuple[str, Selection]:
     given = Path(preset)
     path = given if given.suffix in (".yaml", ".yml") else bundled(STAGE, preset)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        _refuse_repeated(path, yaml.compose(text, yaml.SafeLoader))
+        values = yaml.safe_load(text)
     except FileNotFoundError as error:
         raise LidcCdamError(f"--preset names {path}, which is missing; give an existing YAML file.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -133,38 +134,75 @@ def read_preset(preset: str) -> tuple[str, Selection]:
     if not isinstance(values, dict):
         raise LidcCdamError(f"--preset {path} must hold keys with values (`min_readers: 3`); mend it.")
     _refuse_unknown(path, values)
-    return path.stem, Selection(**values)
+    try:
+        return path.stem, Selection(**values)
+    except LidcCdamError as error:
+        raise LidcCdamError(f"--preset {path}: {error}") from error
 
 
-def read_selection(data: Path) -> Selection:
-    """The rules that `DATA/cohort.csv` was made by; rules that an earlier version did not have are its defaults.
+@dataclass(frozen=True)
+class Claim:
+    """What a cohort's record says it was made by."""
+
+    preset: str
+    selection: Selection
+    """Rules that an earlier version did not have are its defaults."""
+    config: Mapping[str, Any]
+    """As stored."""
+
+
+def read_claim(data: Path) -> Claim | None:
+    """The claim of `DATA/cohort.csv`; None where the folder has no record of a cohort.
 
     Raises:
-        LidcCdamError: the folder has no cohort, or one of a newer version.
+        LidcCdamError: the record is damaged, or of a newer version.
     """
     record = provenance.read_record(data, STAGE)
     if record is None:
+        return None
+    try:
+        config = record["config"]
+        values = dict(config["selection"])
+        # Once, more readers than there are meant to keep crowded clusters.
+        if values.get("max_readers", 0) > MOST_READERS:
+            values |= {"max_readers": MOST_READERS, "crowded": "keep"}
+        return Claim(config["preset"], Selection(**values), config)
+    except (KeyError, TypeError, ValueError, LidcCdamError) as error:
+        raise LidcCdamError(
+            f"{data / provenance.FILE} must hold the rules of a cohort as this version or an earlier one wrote them, "
+            f"but it does not ({error}); make the cohort again with another --out."
+        ) from error
+
+
+def read_selection(data: Path) -> Selection:
+    """The rules that `DATA/cohort.csv` was made by.
+
+    Raises:
+        LidcCdamError: the folder has no cohort, or its record is damaged or of a newer version.
+    """
+    claim = read_claim(data)
+    if claim is None:
         raise LidcCdamError(f"{data} has no cohort; run `lidc-cdam cohort --out {data}` first.")
-    return stored_selection(data, record["config"])
+    return claim.selection
 
 
 def grouping_of(data: Path) -> Grouping:
     """How readings became the nodules of `DATA/cohort.csv`; pylidc's way where the folder has no record."""
-    record = provenance.read_record(data, STAGE)
-    return (Selection() if record is None else stored_selection(data, record["config"])).grouping
+    claim = read_claim(data)
+    return (Selection() if claim is None else claim.selection).grouping
 
 
-def stored_selection(data: Path, config: Mapping[str, Any]) -> Selection:
-    """`read_selection` from the configuration in a cohort's record."""
-    values = dict(config["selection"])
-    if values.get("max_readers", 0) > MOST_READERS:
-        values |= {"max_readers": MOST_READERS, "crowded": "keep"}
-    if unknown := sorted(set(values) - {part.name for part in fields(Selection)}):
-        raise LidcCdamError(
-            f"The cohort in {data} must be of this version or an earlier one, but its rules have {', '.join(unknown)}; "
-            f"update lidc-cdam, or make the cohort again with another --out."
-        )
-    return Selection(**values)
+def _refuse_repeated(path: Path, node: yaml.Node | None) -> None:
+    """YAML's reader would take the last of several values and say nothing."""
+    if isinstance(node, yaml.MappingNode):
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        for key, times in keys.items():
+            if times > 1:
+                raise LidcCdamError(
+                    f"--preset {path} must give each key once, but it has {key!r} {times} times; mend it."
+                )
+        for _, value in node.value:
+            _refuse_repeated(path, value)
 
 
 def _refuse_unknown(path: Path, values: Mapping[Any, Any]) -> None:

@@ -282,9 +282,20 @@ def test_more_readers_than_there_are_once_meant_to_keep_crowded_clusters(tmp_pat
 def test_a_cohort_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     provenance.begin(tmp_path, "cohort", {"preset": "new", "selection": {"mood": "good"}}).finish()
     with pytest.raises(
-        LidcCdamError, match=r"must be of this version or an earlier one, but its rules have mood; update"
+        LidcCdamError,
+        match=r"as this version or an earlier one wrote them, .*'mood'.*; make the cohort again with another --out",
     ):
         read_selection(tmp_path)
+
+
+@pytest.mark.parametrize("config", [{}, {"preset": "all"}, {"preset": "all", "selection": {"min_readers": 9}}])
+def test_a_damaged_record_is_one_sentence(tmp_path: Path, config: dict, capsys) -> None:
+    provenance.begin(tmp_path, "cohort", config).finish()
+    assert cli.main(["cohort", "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert "provenance.json must hold the rules of a cohort" in said
+    assert "unexpected" not in said
+    assert said.count("\n") == 1
 
 
 def test_a_changed_preset_of_the_same_name_is_refused_with_the_difference(tmp_path: Path, few, monkeypatch) -> None:
@@ -345,6 +356,8 @@ def test_an_unknown_preset_names_those_there_are(tmp_path: Path, capsys) -> None
         ("max_slice_thickness: 2.5", r"the nearest known one is 'max_slice_thickness_mm'"),
         ("first_scan_only: 1", r"first_scan_only must be true or false; got 1"),
         ("excluded_series: [LIDC-IDRI-0085]", r"excluded_series must be a mapping from patient id to reason"),
+        ("min_readers: 2\nmin_readers: 3", r"must give each key once, but it has 'min_readers' 2 times; mend it"),
+        ("excluded_series: {LIDC-IDRI-0085: a, LIDC-IDRI-0085: b}", r"it has 'LIDC-IDRI-0085' 2 times"),
         ("- 1", r"must hold keys with values"),
         ("a: [", r"must be YAML, but it cannot be read"),
         ("", r"must hold keys with values"),
@@ -356,11 +369,23 @@ def test_a_wrong_preset_file_is_one_sentence(tmp_path: Path, text: str, sentence
     with pytest.raises(LidcCdamError, match=sentence) as raised:
         read_preset(str(path))
     assert "\n" not in str(raised.value)
+    assert str(raised.value).startswith(f"--preset {path}")
 
 
 def test_a_missing_preset_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(LidcCdamError, match=r"--preset names .*none\.yaml, which is missing"):
         read_preset(str(tmp_path / "none.yaml"))
+
+
+def test_a_preset_that_fails_leaves_the_folder_free_for_the_mended_one(tmp_path: Path, few, monkeypatch) -> None:
+    monkeypatch.setattr(stage, "load_nodules", lambda **_: few)
+    path = tmp_path / "mine.yaml"
+    path.write_text("excluded_series: {LIDC-IDRI-0238: does not exist}")
+    with pytest.raises(LidcCdamError, match="got 'LIDC-IDRI-0238'"):
+        cohort(tmp_path / "data", str(path))
+    path.write_text("excluded_series: {LIDC-IDRI-0001: just so}")
+    cohort(tmp_path / "data", str(path))
+    assert "LIDC-IDRI-0001_n01" in set(excluded_of(tmp_path / "data")["nodule_id"])
 
 
 def test_an_excluded_series_of_nobody_is_named(few: list[Nodule]) -> None:

@@ -91,7 +91,7 @@ def test_describe_on_a_finished_and_on_a_fresh_cohort(
     assert cli.main(["cohort", "--out", str(data), "--describe"]) == 0
     said = capsys.readouterr().out
     assert said.startswith(f"The cohort in {data} is finished; nothing to do.\nFlow of {data} (preset paper, rules ")
-    assert "330 patients have several of them, at most 12" in said
+    assert "patients with several of them: 330; most in one patient: 12" in said
     assert said.endswith(f"Drawn in {data}: flow.svg, flow.png.\n")
     few = [nodule for nodule in every_nodule if nodule.scan.patient_id in ("LIDC-IDRI-0001", "LIDC-IDRI-0003")]
     monkeypatch.setattr(stage, "load_nodules", lambda **_: few)

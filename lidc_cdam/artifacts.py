@@ -28,6 +28,7 @@ SCHEMA = 1
 COHORT = "cohort.csv"
 EXCLUDED = "excluded.csv"
 READINGS = "readings.csv"
+AGREEMENT = "agreement.csv"
 DATASET = "dataset.json"
 FAILED = "failed.csv"
 SPLITS = "splits.json"

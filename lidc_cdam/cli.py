@@ -184,20 +184,22 @@ def _plain_usage(message: str) -> str:
     return f"--{wrong[1]} must be {kinds}, but it is {value}" if kinds else f"--{wrong[1]}: {wrong[2]}"
 
 
-def _lists(function: Callable[..., None]) -> set[str]:
-    """Options that take several values, by name."""
+def _hints(function: Callable[..., None]) -> dict[str, Any]:
+    """Types of all options, by name."""
     hints = get_type_hints(function)
     for record in _records(function).values():
         hints |= get_type_hints(record)
-    return {key for key, hint in hints.items() if re.search(r"\b(list|tuple)\[", str(hint))}
+    return hints
+
+
+def _lists(function: Callable[..., None]) -> set[str]:
+    """Options that take several values, by name."""
+    return {key for key, hint in _hints(function).items() if re.search(r"\b(list|tuple)\[", str(hint))}
 
 
 def _switches(function: Callable[..., None]) -> set[str]:
     """Options that are true or false, by name."""
-    hints = get_type_hints(function)
-    for record in _records(function).values():
-        hints |= get_type_hints(record)
-    return {key for key, hint in hints.items() if hint is bool}
+    return {key for key, hint in _hints(function).items() if hint is bool}
 
 
 def _switched(words: Sequence[str], switches: Collection[str]) -> list[str]:

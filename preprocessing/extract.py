@@ -35,6 +35,7 @@ from preprocessing.index_cache import SERIES_INDEX
 from preprocessing.native import Failure, each_block, failure, nodules_of, write_failures
 from preprocessing.pack import NODULES, read_cutout, read_pack
 from preprocessing.resample import INTERPOLATIONS
+from preprocessing.selection import grouping_of
 from preprocessing.series import Series, index_series
 from preprocessing.volumes import FORMATS, Volume, find_volumes
 
@@ -314,7 +315,7 @@ def _scan_jobs(
     patients = set(cohort.loc[cohort["series_uid"].isin(found), "patient_id"])
     present = {
         uid: [nodule for nodule in nodules if nodule.nodule_id in cohort.index]
-        for uid, nodules in nodules_of(found, patients).items()
+        for uid, nodules in nodules_of(found, patients, (grouping_of(data),)).items()
     }
     jobs = []
     for uid, nodules in present.items():
@@ -407,8 +408,11 @@ def _finish(
             f"None of the {len(failures)} nodules could be extracted; {data / artifacts.FAILED} says why, the first: "
             f"{failures[0]['reason']}"
         )
-    preset = _cohort_config(data).get("preset", "")
-    artifacts.write_dataset(data, Dataset({"preset": preset, **parameters}, records))
+    config = _cohort_config(data)
+    chosen_by = {"preset": config.get("preset", "")}
+    if "rules_sha256" in config:
+        chosen_by["rules_sha256"] = config["rules_sha256"]
+    artifacts.write_dataset(data, Dataset({**chosen_by, **parameters}, records))
     return records
 
 

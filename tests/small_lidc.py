@@ -26,8 +26,9 @@ def nodules() -> list[Nodule]:
 def write_cohort(data: Path, patients: Sequence[str] = (PATIENT,), **rules: object) -> None:
     """Make DATA with a cohort of some patients' nodules."""
     selection = Selection(**rules)
-    cohort, excluded, readings = tables(load_nodules(patients=patients), selection)
-    provenance.begin(data, "cohort", {"preset": "small", "selection": asdict(selection)}).finish()
+    cohort, excluded, readings = tables(load_nodules(patients=patients, **selection.grouping), selection)
+    config = {"preset": "small", "selection": asdict(selection), "rules_sha256": selection.digest}
+    provenance.begin(data, "cohort", config).finish()
     artifacts.write_table(data / artifacts.COHORT, cohort, artifacts.COHORT_COLUMNS)
     artifacts.write_table(data / artifacts.EXCLUDED, excluded, artifacts.EXCLUDED_COLUMNS)
     artifacts.write_table(data / artifacts.READINGS, readings, artifacts.READING_COLUMNS)

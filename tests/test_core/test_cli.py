@@ -146,3 +146,22 @@ def test_a_wrong_choice_names_the_choices(capsys):
     assert "--schedule must be one of cosine, cyclic_triangular2, exponential, but it is linear" in shown
     assert main(["crossval", "--data", "a", "--out", "b", "--epoch", "2"]) == 2
     assert "--epoch 2" in capsys.readouterr().err
+
+
+def test_a_bare_switch_is_true_and_a_value_still_counts(monkeypatch):
+    called = []
+
+    def toggled(out: Path = Path("out"), deep_look: bool = False) -> None:
+        """Do it.
+
+        Args:
+            out: where to.
+            deep_look: whether to look twice.
+        """
+        called.append((str(out), deep_look))
+
+    monkeypatch.setattr(sys.modules[__name__], "step", toggled)
+    usages = (["--deep-look"], ["--deep-look", "--out", "d"], ["--out", "d", "--deep_look"], ["--deep-look", "false"])
+    for words in usages:
+        assert main(["step", *words]) == 0
+    assert called == [("out", True), ("d", True), ("d", True), ("out", False)]

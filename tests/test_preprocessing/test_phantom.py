@@ -317,7 +317,7 @@ def test_phantom_agrees_with_its_own_dicom_after_extraction(
     nodules: dict[str, Nodule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     members = [nodule for nodule in nodules.values() if nodule.scan.patient_id == "LIDC-IDRI-0078"]
-    monkeypatch.setattr(cohort_stage, "load_nodules", lambda: members)
+    monkeypatch.setattr(cohort_stage, "load_nodules", lambda **_: members)
     made = Phantom(members[0], members[1:])
     made.write_dicom(tmp_path / "dicom")
     cohort_stage.cohort(tmp_path / "data")

@@ -10,7 +10,7 @@ SYNTHETIC = "synthetic phantom"
 IRREGULAR_Z = "irregular z"
 GAP = "gap"
 DUPLICATE_SLICES = "duplicate slices"
-DIFFERENT_DUPLICATES = "duplicate slices differ"
+DUPLICATES_DIFFER = "duplicate slices differ"
 INCOMPLETE_SERIES = "incomplete series"
 MANY_READINGS = "more than 4 readings"
 INITIAL_SCALES = "initial-release rating scales"
@@ -22,7 +22,7 @@ FLAGS: dict[str, str] = {
     IRREGULAR_Z: "the distance of neighbouring slices varies within the scan",
     GAP: "slices are missing: a step between neighbouring slices is more than twice the usual one",
     DUPLICATE_SLICES: "the series holds several slices at one position; the first by InstanceNumber was taken",
-    DIFFERENT_DUPLICATES: "slices at one position within the crop are not the same image",
+    DUPLICATES_DIFFER: "slices at one position differ within the cube; the first by InstanceNumber was taken",
     INCOMPLETE_SERIES: "slices that the readers saw are missing from the series",
     MANY_READINGS: "the cluster holds more than four readings, so it may be several nodules",
     INITIAL_SCALES: "one of the first 399 cases, whose sites used the lobulation and spiculation scales differently",

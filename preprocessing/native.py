@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int16
 
-from lidc_cdam import quality
 from lidc_cdam.artifacts import FAILED, FAILED_COLUMNS, read_table, write_table
 from lidc_cdam.errors import LidcCdamError
 from preprocessing.annotations import IndexBox, Nodule, Scan, load_nodules, reader_counts
@@ -40,7 +39,7 @@ class ScanReader:
         same = np.abs(heights[nearest] - wanted) < SAME_Z_MM
         self._files = [groups[index] if found else () for index, found in zip(nearest, same, strict=True)]
         self._strange_z = np.delete(heights, nearest[same]).tolist()
-        incomplete = () if all(self._files) else (quality.INCOMPLETE_SERIES,)
+        incomplete = () if all(self._files) else ("incomplete series",)
         self._series_flags = (*series.flags(), *incomplete)
         self._opened: dict[int, list[SlicePixels]] = {}
         self._different: set[int] = set()
@@ -67,7 +66,7 @@ class ScanReader:
         """Data-quality flags of a box that was read: those of its series, and what its own slices add."""
         found = list(self._series_flags)
         if self._different & set(range(*box.slice)):
-            found.append(quality.DIFFERENT_DUPLICATES)
+            found.append("duplicate slices differ")
         return tuple(found)
 
     def files_at(self, index: int) -> tuple[Slice, ...]:

@@ -20,9 +20,9 @@ from jaxtyping import Int16, Shaped
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, CTImageStorage
 
-from lidc_cdam import quality
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.progress import track
+from lidc_cdam.quality import SYNTHETIC
 from preprocessing.crops import Frame
 from preprocessing.headers import Layout, pixel_layout, read_header
 
@@ -101,8 +101,8 @@ class Series:
         duplicated = len(self.slices) > len(self.positions_mm)
         synthetic = any(one.description == PHANTOM for one in self.slices)
         return (
-            *((quality.SYNTHETIC,) if synthetic else ()),
-            *((quality.DUPLICATE_SLICES,) if duplicated else ()),
+            *((SYNTHETIC,) if synthetic else ()),
+            *(("duplicate slices",) if duplicated else ()),
             *spacing_flags(self.positions_mm),
         )
 
@@ -133,7 +133,7 @@ def spacing_flags(z_mm: Sequence[float]) -> tuple[str, ...]:
         return ()
     median = float(np.median(steps))
     irregular = bool((np.abs(steps - median) > max(UNEVEN * median, SAME_Z_MM)).any())
-    return (*((quality.IRREGULAR_Z,) if irregular else ()), *((quality.GAP,) if (steps > GAP * median).any() else ()))
+    return (*(("irregular z",) if irregular else ()), *(("gap",) if (steps > GAP * median).any() else ()))
 
 
 @dataclass(frozen=True)

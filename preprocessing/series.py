@@ -112,7 +112,7 @@ def spacing_flags(z_mm: Sequence[float]) -> tuple[str, ...]:
         return ()
     median = float(np.median(steps))
     irregular = bool((np.abs(steps - median) > max(UNEVEN * median, SAME_Z_MM)).any())
-    return (*((quality.IRREGULAR_Z,) if irregular else ()), *((quality.GAP,) if (steps > GAP * median).any() else ()))
+    return (*(("irregular z",) if irregular else ()), *(("gap",) if (steps > GAP * median).any() else ()))
 
 
 @dataclass(frozen=True)

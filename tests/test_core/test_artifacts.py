@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ from lidc_cdam import artifacts, crop_files
 from lidc_cdam.artifacts import Dataset, Fold, Maps, NoduleRecord, Splits
 from lidc_cdam.crop_files import Crop
 from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.geometry import Grid
 
 
 @pytest.fixture
@@ -118,3 +121,31 @@ def test_prediction_columns_stand_in_order(tmp_path):
     back = artifacts.read_predictions(tmp_path / "predictions.csv")
     assert list(back.columns) == ["nodule_id", "patient_id", "fold", "margin_true", "margin_predicted"]
     assert artifacts.predicted_keys(back) == ("margin",)
+
+
+def test_a_folder_without_a_grid_is_of_the_usual_one():
+    old, new = Dataset({"preset": "all"}, {}), Dataset({"side": 48, "spacing_mm": 0.7, "consensus_level": 0.75}, {})
+    assert (old.grid, old.consensus_level) == (Grid(32, 1.0), 0.5)
+    assert (new.grid, new.consensus_level) == (Grid(48, 0.7), 0.75)
+
+
+def test_the_consensus_is_what_enough_readers_marked(crop):
+    counts = np.arange(5, dtype=np.uint8).reshape(5, 1, 1)
+    made = dataclasses.replace(crop, readers=counts, hu=counts.astype(np.int16))
+    marked = {(n, level): int(made.consensus(n, level).sum()) for n, level in ((4, 0.5), (3, 0.5), (4, 0.75), (4, 1.0))}
+    assert marked == {(4, 0.5): 3, (3, 0.5): 3, (4, 0.75): 2, (4, 1.0): 1}
+    assert made.consensus(4, 0.01).ravel().tolist() == [False, True, True, True, True]
+
+
+def test_distances_lie_where_their_crop_does(tmp_path, crop):
+    distance = np.linspace(-3, 9, crop.hu.size, dtype=np.float32).reshape(crop.hu.shape)
+    crop_files.write_crop(tmp_path, "a", dataclasses.replace(crop, distance_mm=distance))
+    np.testing.assert_array_equal(crop_files.read_distance(tmp_path, "a"), distance)
+    assert crop_files.read_crop(tmp_path, "a").distance_mm is None
+    images = [sitk.ReadImage(str(path(tmp_path, "a"))) for path in (crop_files.crop_path, crop_files.distance_path)]
+    assert images[0].GetOrigin() == images[1].GetOrigin()
+    assert images[1].GetPixelID() == sitk.sitkFloat32
+    images[1].SetOrigin((5.0, 0.0, 0.0))
+    sitk.WriteImage(images[1], str(crop_files.distance_path(tmp_path, "a")))
+    with pytest.raises(LidcCdamError, match="share one geometry"):
+        crop_files.read_distance(tmp_path, "a")

@@ -1,5 +1,6 @@
 import dataclasses
 import html
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -141,6 +142,32 @@ def test_a_synthetic_nodule_says_so_first(tmp_path):
     page = (tmp_path / "out" / f"{cohort.nodules[0]}.html").read_text()
     assert "Synthetic phantom: drawn from readers" in page
     assert not (tmp_path / "out" / f"{cohort.nodules[1]}.html").exists()
+
+
+def test_flags_are_counted_on_the_index_and_explained_in_the_report(tmp_path):
+    cohort = world.make(tmp_path, count=3, flags=("gap", "wide reader range: margin"))
+    dataset = artifacts.read_dataset(cohort.data)
+    records = dict(dataset.nodules)
+    records[cohort.nodules[0]] = dataclasses.replace(records[cohort.nodules[0]], flags=("gap",))
+    artifacts.write_dataset(cohort.data, dataclasses.replace(dataset, nodules=records))
+    report(cohort.biomarkers, tmp_path / "out")
+    index = (tmp_path / "out" / "index.html").read_text()
+    cells = re.findall(r'<th scope="row">([^<]+)</th><td class="value">(\d+)</td>', index)
+    counted = {flag: int(count) for flag, count in cells}
+    assert (counted["gap"], counted["wide reader range"]) == (3, 2)
+    page = (tmp_path / "out" / f"{cohort.nodules[0]}.html").read_text()
+    assert "Gap: slices are missing" in page
+
+
+def test_another_consensus_is_named_in_the_report(tmp_path):
+    cohort = world.make(tmp_path, count=1)
+    dataset = artifacts.read_dataset(cohort.data)
+    parameters = {**dataset.parameters, "consensus_level": 0.75}
+    artifacts.write_dataset(cohort.data, dataclasses.replace(dataset, parameters=parameters))
+    report(cohort.biomarkers, tmp_path / "out")
+    page = (tmp_path / "out" / f"{cohort.nodules[0]}.html").read_text()
+    assert "at least 75\u00a0% of the readers (consensus)" in page
+    assert "at least half" not in page
 
 
 def test_other_views_of_a_run_are_shown_beside_the_axial_one(tmp_path):

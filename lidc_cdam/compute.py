@@ -5,6 +5,7 @@ Nothing here decides what a stage writes: its bytes are the same for any number 
 """
 
 import os
+import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -132,7 +133,7 @@ class _Run(Generic[Item, Result]):
         self._engine = pool.workers.engine
         self._client = pool.client()
         self._asked = pool.workers.workers
-        self._call = function if self._engine == LOCAL else _InFolder(function, str(Path.cwd()))
+        self._call = _Call(function, "" if self._engine == LOCAL else str(Path.cwd()))
         self._lost = lost
         self._counted = (-COUNTING_S, 0)
 
@@ -155,7 +156,7 @@ class _Run(Generic[Item, Result]):
 
         def give_out() -> None:
             for item in islice(waiting, max(self._room() - len(under_way), 0)):
-                future = self._client.submit(self._call, item, pure=False)
+                future = self._client.submit(self._call, pickle.dumps(item), pure=False)
                 under_way[future.key] = item
                 finished.add(future)
 
@@ -214,19 +215,20 @@ class _Run(Generic[Item, Result]):
 
 
 @dataclass(frozen=True)
-class _InFolder(Generic[Item, Result]):
-    """A call in the folder of the command that asks for it, so that relative paths mean the same on every machine."""
+class _Call(Generic[Item, Result]):
+    """A call on a packed item: Dask's scheduler would open and close what it can see, in Python, many times."""
 
     function: Callable[[Item], Result]
     folder: str
+    """The folder of the command that asks, so that relative paths mean the same on every machine; empty: it is so."""
 
-    def __call__(self, item: Item) -> Result:
+    def __call__(self, packed: bytes) -> Result:
         try:
-            if str(Path.cwd()) != self.folder:
+            if self.folder and str(Path.cwd()) != self.folder:
                 os.chdir(self.folder)
         except OSError as error:
             raise LidcCdamError(
                 f"The workers must see the same folders as this machine, but one has no {self.folder}; start them on "
                 f"a shared file system."
             ) from error
-        return self.function(item)
+        return self.function(pickle.loads(packed))

@@ -83,8 +83,12 @@ def _not_plain(attention: Any) -> str | None:
         return f"its last attention layer ({kind}) lacks `num_heads` or `proj`"
     if not split and not isinstance(getattr(attention, "qkv", None), nn.Linear):
         return f"its last attention layer ({kind}) lacks `qkv`"
-    if split and attention.q_proj.weight.shape != attention.k_proj.weight.shape:
-        return f"its last attention layer ({kind}) shares keys between heads"
+    inner = attention.proj.in_features
+    widths = (
+        [attention.k_proj.out_features, attention.v_proj.out_features] if split else [attention.qkv.out_features / 3]
+    )
+    if any(width != inner for width in widths):
+        return f"its last attention layer ({kind}) shares keys or values between heads"
     return None
 
 

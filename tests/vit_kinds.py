@@ -49,6 +49,10 @@ AUTOGRAD = {
     "inner_norm": ({"scale_attn_norm": True}, "norm"),
     "gated": ({"attn_layer": GatedAttention}, "gate"),
     "differential": ({"attn_layer": DiffAttention, "num_heads": 2, "embed_dim": 16}, "sub_norm"),
+    "shared_keys": (
+        {"kind": partial(eva, attn_type="rope", qkv_fused=False, num_kv_heads=1, scale_mlp=True, swiglu_mlp=True)},
+        "shares keys",
+    ),
     "rotary": ({"kind": partial(eva, use_rot_pos_emb=True)}, "given more than tokens"),
     "dinov3": ({"kind": partial(dinov3, num_reg_tokens=2)}, "given more than tokens"),
     "relative_position": ({"kind": partial(Beit, global_pool="token", use_rel_pos_bias=True)}, "relative_position"),

@@ -28,9 +28,9 @@ Rows = Float[Tensor, "image step head token"]
 TokenScores = Float[Tensor, "image readout token"]
 HeadScores = Float[Tensor, "image readout head token"]
 
-BUDGET = 2**21
-"""Numbers in the largest array of a part of the work: 8 MiB in single precision, whatever the batch."""
-TAIL_ROWS = 2**12
+BUDGET = 2**20
+"""Numbers in the largest array of a part of the work: 4 MiB in single precision, whatever the batch."""
+TAIL_ROWS = 2**10
 """Most [CLS] tokens times readouts in one backward pass."""
 
 LINEARS = ("qkv", "q_proj", "k_proj", "v_proj", "proj")
@@ -83,8 +83,12 @@ def _not_plain(attention: Any) -> str | None:
         return f"its last attention layer ({kind}) lacks `num_heads` or `proj`"
     if not split and not isinstance(getattr(attention, "qkv", None), nn.Linear):
         return f"its last attention layer ({kind}) lacks `qkv`"
-    if split and attention.q_proj.weight.shape != attention.k_proj.weight.shape:
-        return f"its last attention layer ({kind}) shares keys between heads"
+    inner = attention.proj.in_features
+    widths = (
+        [attention.k_proj.out_features, attention.v_proj.out_features] if split else [attention.qkv.out_features / 3]
+    )
+    if any(width != inner for width in widths):
+        return f"its last attention layer ({kind}) shares keys or values between heads"
     return None
 
 
@@ -230,12 +234,14 @@ class ClosedForm:
         tokens, one = self._tokens, self._tokens.new_ones(1)
         width = noise.width(tokens)
         total, draws = torch.zeros(()).to(tokens), noise.draws(tokens)
-        while group := list(islice(draws, max(1, BUDGET // tokens.numel()))):
-            noisy = tokens.new_empty(len(tokens), len(group), *tokens.shape[1:])
-            for place, draw in enumerate(group):
+        size = max(1, BUDGET // tokens.numel())
+        for start in range(0, noise.n, size):
+            copies = min(size, noise.n - start)
+            noisy = tokens.new_empty(len(tokens), copies, *tokens.shape[1:])
+            for place, draw in enumerate(islice(draws, copies)):
                 torch.addcmul(tokens, width, draw, out=noisy[:, place])
-            scores = self._along(noisy.flatten(0, 1), self._residual.repeat_interleave(len(group), 0), one)
-            total = total + scores.reshape(len(tokens), len(group), *scores.shape[1:]).sum(1)
+            scores = self._along(noisy.flatten(0, 1), self._residual.repeat_interleave(copies, 0), one)
+            total = total + scores.reshape(len(tokens), copies, *scores.shape[1:]).sum(1)
         return total / noise.n
 
     def paths(self) -> tuple[HeadScores, HeadScores]:

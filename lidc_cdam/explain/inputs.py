@@ -57,7 +57,9 @@ def token_grid(
 ) -> tuple[int, int]:
     """Rows and columns of the patch tokens: of these images, or of the model's own size."""
     embed = model.backbone.patch_embed
-    rows, columns = embed.grid_size if images is None else embed.dynamic_feat_size(tuple(images.shape[-2:]))
+    rows, columns = embed.grid_size
+    if images is not None and getattr(model.backbone, "dynamic_img_size", False):
+        rows, columns = embed.dynamic_feat_size(tuple(images.shape[-2:]))
     return int(rows), int(columns)
 
 

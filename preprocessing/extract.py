@@ -48,8 +48,8 @@ def extract(
     data: Path,
     dicom: Path | None = None,
     pack: Path | None = None,
-    workers: int = 1,
     volumes: Path | None = None,
+    workers: int = 1,
 ) -> None:
     """Make a 32 mm cube at 1 mm and its reader mask for each cohort nodule that a source holds.
 
@@ -61,8 +61,8 @@ def extract(
         data: the DATA folder with a cohort.
         dicom: folder of DICOM files, in any layout. Give this, `--pack` or `--volumes`.
         pack: folder of native-resolution cut-outs, as `lidc-cdam pack` writes it.
-        workers: processes that work side by side.
         volumes: folder of MetaImage, NRRD or NIfTI files named by series UID, as LUNA16 has them.
+        workers: processes that work side by side.
 
     Raises:
         LidcCdamError: there is no cohort, not exactly one source, the source holds no nodule of the cohort, the folder

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lidc_cdam.compute import HERE, Workers, map_items
+from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import replacing
 from lidc_cdam.progress import track
-from preprocessing.slices import Common, Slice, read_slice
+from preprocessing.slices import UNREADABLE, Common, Slice, read_slice
 from preprocessing.tree import File, files_below
 
 SERIES_INDEX = "series_index.jsonl"
@@ -46,8 +47,11 @@ def read_tree(
         workers: processes that read headers.
 
     Raises:
+        LidcCdamError: what should be the journal's folder is a file.
         OSError: the root cannot be listed, or the journal cannot be written.
     """
+    if journal is not None and journal.parent.is_file():
+        raise LidcCdamError(f"The output folder must be a folder, but {journal.parent} is a file; choose another.")
     top = str(root.resolve())
     listed = list(track(files_below(top, others), "Listing files"))
     known = _load(journal) if journal is not None else {}
@@ -58,7 +62,7 @@ def read_tree(
     if journal is not None:
         elsewhere = {folder: files for folder, files in known.items() if not _is_below(folder, top)}
         gone = sum(map(len, known.values())) > sum(map(len, (*present.values(), *elsewhere.values())))
-        if new or gone or not journal.exists():
+        if new or gone:
             _rewrite(journal, present | elsewhere)
     return (present[file.folder][file.name][2] for file in listed)
 
@@ -91,8 +95,9 @@ def _add(known: Files, chunk: Sequence[File], found: Sequence[Slice | str]) -> N
 
 
 def _is_known(known: Files, file: File) -> bool:
-    earlier = known.get(file.folder, {}).get(file.name)
-    return earlier is not None and earlier[:2] == (file.size, file.changed_ns)
+    size, changed_ns, what = known.get(file.folder, {}).get(file.name, (0, 0, UNREADABLE))
+    # What could not be read may be readable today: leave to read it changes neither size nor time.
+    return what != UNREADABLE and (size, changed_ns) == (file.size, file.changed_ns)
 
 
 def _only(known: Files, files: Sequence[File]) -> Files:

@@ -44,7 +44,7 @@ class ScanReader:
         same = np.abs(heights[nearest] - wanted) < SAME_Z_MM
         self._files = [groups[index] if found else () for index, found in zip(nearest, same, strict=True)]
         self._strange_z = np.delete(heights, nearest[same]).tolist()
-        incomplete = () if all(self._files) else ("incomplete series",)
+        incomplete = () if all(self._files) else (quality.INCOMPLETE_SERIES,)
         self._series_flags = (*series.flags(), *incomplete)
         self._opened: dict[int, list[SlicePixels]] = {}
         self._different: set[int] = set()

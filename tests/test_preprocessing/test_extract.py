@@ -19,10 +19,12 @@ from lidc_cdam.compute import Workers
 from lidc_cdam.crop_files import PADDING_HU
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.geometry import Grid
+from lidc_cdam.quality import OUTSIDE_FIELD
 from preprocessing import extract
 from preprocessing.annotations import Nodule, consensus, load_nodules, reader_counts
 from preprocessing.crops import CropSettings, Frame
 from preprocessing.extract import extract as run
+from preprocessing.index_cache import SERIES_INDEX
 from preprocessing.pixels import SlicePixels
 
 HOLDERS = tuple(nodules())
@@ -331,6 +333,30 @@ def test_padding_is_refused_where_the_preset_says_so(pristine: Path, tmp_path: P
         run(tmp_path / "False", pack=tmp_path / "pack")
     run(tmp_path / "False", dicom=pristine)
     assert len(artifacts.read_dataset(tmp_path / "False").nodules) == 3
+
+
+def test_a_cube_that_leaves_the_field_of_view_is_flagged(data: Path, tmp_path: Path) -> None:
+    made = stack_of(FIRST.scan)
+    (left, right), scan = consensus(FIRST)[1].column, FIRST.scan
+    rim = CORNER_MM[0] + (left + right) / 2 * scan.pixel_spacing_mm + 14
+
+    def circle(x: np.ndarray, y: np.ndarray, z: float) -> np.ndarray:
+        return np.where(x < rim, -500, -3024)
+
+    type(made)(**{**vars(made), "hu": circle}).write(tmp_path / "dicom")
+    run(data, dicom=tmp_path / "dicom")
+    crop = artifacts.read_crop(data, FIRST.nodule_id)
+    assert (crop.hu.min(), crop.hu.max()) == (-3024, -500)
+    assert artifacts.read_dataset(data).nodules[FIRST.nodule_id].flags == ("incomplete series", OUTSIDE_FIELD)
+
+
+def test_the_index_of_series_lies_beside_the_output(
+    pristine: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(data, dicom=pristine)
+    assert (data / SERIES_INDEX).exists()
+    monkeypatch.setattr("preprocessing.index_cache.read_slice", lambda *_: pytest.fail("a header was read again"))
+    run(data, dicom=pristine)
 
 
 @pytest.mark.slow

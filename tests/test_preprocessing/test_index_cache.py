@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from dicom_factory import Stack, edit, flat
 
+from lidc_cdam.errors import LidcCdamError
 from preprocessing import index_cache
 from preprocessing.index_cache import SERIES_INDEX, read_tree
 from preprocessing.series import index_series
-from preprocessing.slices import Slice, read_slice
+from preprocessing.slices import UNREADABLE, Slice, read_slice
 
 Z = (1.0, 2.0, 3.0)
 
@@ -72,6 +73,19 @@ def test_changed_new_and_deleted_files_are_noticed(root: Path, journal: Path, re
     assert deleted.name not in str([line for line in journal.read_text().splitlines() if "scan 2" in line])
 
 
+def test_what_could_not_be_read_is_tried_again(
+    root: Path, journal: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            index_cache, "read_slice", lambda folder, name: UNREADABLE if "2" in name else read_slice(folder, name)
+        )
+        assert found(root, journal).count(UNREADABLE) == 4
+    assert found(root, journal) == found(root)
+    assert read[:4] == ["1-002.dcm"] * 4
+    assert len(read) == 4 + 14
+
+
 def test_an_interrupted_pass_keeps_what_it_read(
     root: Path, journal: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,3 +145,14 @@ def test_any_number_of_workers_gives_the_same(root: Path, tmp_path: Path, monkey
     results = [found(root, tmp_path / str(number), workers=number) for number in (1, 2)]
     assert results[0] == results[1]
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+
+
+def test_an_empty_root_leaves_no_journal_and_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    assert found(tmp_path / "empty", tmp_path / "out" / SERIES_INDEX) == []
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(
+        LidcCdamError, match=r"The output folder must be a folder, but .*file is a file; choose another"
+    ):
+        found(tmp_path / "empty", tmp_path / "file" / SERIES_INDEX)

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +220,13 @@ def test_another_scans_geometry_is_refused(
     spoil(image)
     with pytest.raises(LidcCdamError, match=said):
         block_of(saved(image, tmp_path))
+
+
+def test_a_volume_with_slices_between_those_of_the_readings_is_refused(lungs: np.ndarray, tmp_path: Path) -> None:
+    z_mm = SCAN.slice_z_mm
+    nodule = replace(HOLDERS[0], scan=replace(SCAN, slice_z_mm=z_mm[: SLICES[1] - 3] + z_mm[SLICES[1] - 2 :]))
+    with pytest.raises(LidcCdamError, match="must have its slices at the z of the readings, 139 from"):
+        VolumeReader(Volume(UID, saved(image_of(lungs), tmp_path)), [nodule])
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ SCHEDULER = {"dashboard": False, "allowed_failures": ALLOWED_DEATHS}
 ANY_PORT = ":0"
 """Dask's web port even without a dashboard; its usual one may be another user's."""
 MEMORY = "2GiB"
-"""Of a worker, unless `memory=` says otherwise; extraction has been seen to need a quarter of it."""
+"""Of a worker, unless `memory=` says otherwise; extraction has been seen to need an eighth of it."""
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 """Variables that hold a library to one thread: a worker is one of many and uses one core."""
 

@@ -127,7 +127,7 @@ def test_a_stopped_command_goes_on(
     root: Path, data: Path, expected: dict[str, bytes], stop: Callable[[subprocess.Popen], None], status: int
 ) -> None:
     words = [sys.executable, "-m", "lidc_cdam.cli", "extract", "--data", data, "--dicom", root, "--workers", "2"]
-    search = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    search = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "TMPDIR": str(data.parent)}
     with subprocess.Popen(words, env=search, stderr=subprocess.PIPE, text=True, start_new_session=True) as command:
         limit = time.monotonic() + 60
         while not records(data) and command.poll() is None and time.monotonic() < limit:

@@ -36,8 +36,8 @@ from preprocessing.crops import (
     surrounding_box,
 )
 from preprocessing.distances import surface_distance
-from preprocessing.resample import INTERPOLATIONS, anti_alias
 from preprocessing.pixels import read_hu
+from preprocessing.resample import INTERPOLATIONS, anti_alias
 from preprocessing.series import index_series
 
 IRREGULAR = (-12.0, -9.5, -7.0, -6.0, -3.5, -1.0, 1.5, 2.0, 4.5, 7.0, 9.5, 12.0, 14.5)

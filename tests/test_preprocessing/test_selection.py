@@ -7,7 +7,7 @@ import pytest
 from dicom_factory import Stack, linear
 from small_lidc import CORNER_MM, contents, write_cohort
 
-from lidc_cdam import artifacts, provenance
+from lidc_cdam import artifacts, crop_files, provenance
 from preprocessing.annotations import Nodule, load_nodules
 from preprocessing.extract import extract
 from preprocessing.native import nodules_of
@@ -44,7 +44,7 @@ def test_extract_and_pack_make_the_nodules_that_the_cohort_names(root: Path, tmp
         assert {WHOLE, PART} & set(artifacts.read_cohort(data).index) == {PART}
     extract(direct, dicom=root)
     assert set(artifacts.read_dataset(direct).nodules) == {OTHER, PART}
-    assert artifacts.read_crop(direct, PART).readers.max() == 4
+    assert crop_files.read_crop(direct, PART).readers.max() == 4
     pack(root, tmp_path / "pack")
     assert set(read_pack(tmp_path / "pack").index) - {OTHER} == {WHOLE, PART}
     extract(packed, pack=tmp_path / "pack")
@@ -57,8 +57,8 @@ def test_the_undivided_cluster_is_another_nodule(root: Path, tmp_path: Path) -> 
     write_cohort(tmp_path, [PATIENT], crowded="keep")
     extract(tmp_path, dicom=root)
     assert set(artifacts.read_dataset(tmp_path).nodules) == {OTHER, WHOLE}
-    assert artifacts.read_crop(tmp_path, WHOLE).readers.max() == 4
-    assert artifacts.read_crop(tmp_path, WHOLE).consensus(5).any()
+    assert crop_files.read_crop(tmp_path, WHOLE).readers.max() == 4
+    assert crop_files.read_crop(tmp_path, WHOLE).consensus(5).any()
 
 
 def test_the_rules_digest_goes_into_the_dataset(root: Path, tmp_path: Path) -> None:

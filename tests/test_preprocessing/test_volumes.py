@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 from small_lidc import CORNER_MM, SLICES, nodules, stack_of, write_cohort
 
-from lidc_cdam import artifacts
+from lidc_cdam import artifacts, crop_files
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.quality import INCOMPLETE_SERIES, TURNED
 from preprocessing import volumes
@@ -110,7 +110,7 @@ def _compare(one: Path, other: Path, tolerance: int) -> None:
     records, others = (artifacts.read_dataset(folder).nodules for folder in (one, other))
     assert list(records) == list(others) != []
     for name, record in records.items():
-        crop, again = (artifacts.read_crop(folder, name) for folder in (one, other))
+        crop, again = (crop_files.read_crop(folder, name) for folder in (one, other))
         # NIfTI keeps positions in single precision, so what lies between two whole HU may round to the other.
         assert np.abs(crop.hu.astype(int) - again.hu).max() <= tolerance
         assert np.mean(crop.hu != again.hu) < 0.01

@@ -240,3 +240,19 @@ def test_the_documentation_explains_every_flag() -> None:
     assert [line for line in text.splitlines() if line.startswith("| ")][1:] == [
         f"| {flag} | {meaning} |" for flag, meaning in FLAGS.items()
     ]
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "kind"),
+    [
+        ("1.2.840.10008.5.1.4.1.1.1.1", "Digital X-Ray Image Storage - For Presentation"),
+        ("1.2.840.10008.5.1.4.1.1.1", "Computed Radiography Image Storage"),
+        ("1.2.840.10008.5.1.4.1.1.66.4", "Segmentation Storage"),
+        ("1.2.840.10008.5.1.4.1.1.88.33", "Comprehensive SR Storage"),
+        ("1.2.840.1\x1b[2J", "DICOM of no known kind"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+def test_other_kinds_are_counted_by_name(tmp_path: Path, sop_class: str, kind: str) -> None:
+    edit(stack().write(tmp_path)[0], SOPClassUID=sop_class)
+    assert index_series(tmp_path).others == {kind: 1}

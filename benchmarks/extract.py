@@ -32,7 +32,8 @@ import pydicom
 from lidc_cdam import artifacts
 from preprocessing.annotations import reading_mask
 from preprocessing.cohort import cohort
-from preprocessing.extract import DicomJob, dicom_jobs, extract
+from preprocessing.extract import extract
+from preprocessing.jobs import ScanJob, dicom_jobs
 from preprocessing.native import ScanReader
 from preprocessing.series import index_series
 
@@ -44,7 +45,7 @@ PYLIDC_ROUNDS = 3
 TAGS = ["SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "InstanceNumber"]
 
 
-def needed_files(jobs: list[DicomJob]) -> list[Path]:
+def needed_files(jobs: list[ScanJob]) -> list[Path]:
     """The files that the jobs decode, each once."""
     found: dict[Path, None] = {}
     for job in jobs:
@@ -55,7 +56,7 @@ def needed_files(jobs: list[DicomJob]) -> list[Path]:
     return list(found)
 
 
-def with_pylidc(module: types.ModuleType, root: Path, jobs: list[DicomJob]) -> None:
+def with_pylidc(module: types.ModuleType, root: Path, jobs: list[ScanJob]) -> None:
     """What pylidc offers for the jobs' nodules."""
     place = sys.modules["pylidc.Scan"]
     with patch.object(place, "_get_dicom_file_path_from_config_file", lambda: str(root)):

@@ -32,6 +32,7 @@ import psutil
 
 from lidc_cdam.compute import Workers
 from preprocessing import extract as stage
+from preprocessing import jobs
 from preprocessing.annotations import Scan, load_nodules, load_scans
 from preprocessing.cohort import cohort
 from preprocessing.phantom_dicom import _dataset, slice_path
@@ -68,7 +69,7 @@ def write_sparse(scan: Scan, root: Path) -> int:
 def measure(root: Path, data: Path, workers: int) -> dict[str, float]:
     """One extraction, measured by its own process."""
     index_s: list[float] = []
-    index = stage.index_series
+    index = jobs.index_series
 
     def timed_index(*given: Any, **named: Any) -> Any:
         start = time.perf_counter(), time.process_time()

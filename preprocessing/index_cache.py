@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, TextIO
 
-from lidc_cdam.compute import HERE, Workers, map_items
+from lidc_cdam.compute import HERE, Pool, Workers, map_items
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import replacing
 from lidc_cdam.progress import track
@@ -36,7 +36,7 @@ Files = dict[str, dict[str, Known]]
 
 
 def read_tree(
-    root: Path, others: Counter[str], journal: Path | None = None, workers: Workers = HERE
+    root: Path, others: Counter[str], journal: Path | None = None, workers: Workers | Pool = HERE
 ) -> Iterator[Slice | str]:
     """What each file below a folder is, in the order of their names; headers only, and only those not read before.
 
@@ -67,7 +67,7 @@ def read_tree(
     return (present[file.folder][file.name][2] for file in listed)
 
 
-def _read(new: Sequence[File], known: Files, journal: Path | None, workers: Workers) -> None:
+def _read(new: Sequence[File], known: Files, journal: Path | None, workers: Workers | Pool) -> None:
     """Read files' headers into `known` and the journal."""
     chunks = [tuple(new[first : first + CHUNK]) for first in range(0, len(new), CHUNK)]
     results = map_items(_read_chunk, chunks, "Reading headers", workers)

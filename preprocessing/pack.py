@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from lidc_cdam import artifacts, provenance
-from lidc_cdam.compute import HERE, Workers, map_items
+from lidc_cdam.compute import HERE, Pool, Workers, map_items
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import replacing
 from lidc_cdam.progress import say
@@ -83,22 +83,25 @@ def pack(dicom: Path, out: Path, margin_mm: float = 24.0, min_readers: int = 3, 
             f"--margin-mm must be at least 0 and --min-readers at least 1; got {margin_mm:g} and {min_readers}."
         )
     patient_of = {scan.series_uid: scan.patient_id for scan in load_scans()}
-    index = index_series(dicom, patient_of, out / SERIES_INDEX, workers)
-    if not index.series:
-        raise LidcCdamError(f"--dicom must hold CT series of LIDC-IDRI, but {dicom} has {index.summary()}.")
-    record = provenance.begin(out, STAGE, {"margin_mm": margin_mm, "min_readers": min_readers})
-    chosen = {
-        uid: [nodule for nodule in nodules if len(nodule.readings) >= min_readers]
-        for uid, nodules in nodules_of(index.series, {patient_of[uid] for uid in index.series}, GROUPINGS).items()
-    }
-    jobs = [
-        PackJob(index.series[uid], tuple(left), out, margin_mm) for uid in chosen if (left := _left(out, chosen[uid]))
-    ]
-    if record.finished and not jobs:
-        say(f"The pack in {out} already holds the nodules of {dicom}; nothing to do.")
-        return
-    provenance.reopen(out, STAGE)
-    failures = [row for rows in map_items(pack_series, jobs, "Cutting out nodules", workers, _lost) for row in rows]
+    with Pool(workers) as pool:
+        index = index_series(dicom, patient_of, out / SERIES_INDEX, pool)
+        if not index.series:
+            raise LidcCdamError(f"--dicom must hold CT series of LIDC-IDRI, but {dicom} has {index.summary()}.")
+        record = provenance.begin(out, STAGE, {"margin_mm": margin_mm, "min_readers": min_readers})
+        chosen = {
+            uid: [nodule for nodule in nodules if len(nodule.readings) >= min_readers]
+            for uid, nodules in nodules_of(index.series, {patient_of[uid] for uid in index.series}, GROUPINGS).items()
+        }
+        jobs = [
+            PackJob(index.series[uid], tuple(left), out, margin_mm)
+            for uid in chosen
+            if (left := _left(out, chosen[uid]))
+        ]
+        if record.finished and not jobs:
+            say(f"The pack in {out} already holds the nodules of {dicom}; nothing to do.")
+            return
+        provenance.reopen(out, STAGE)
+        failures = [row for rows in map_items(pack_series, jobs, "Cutting out nodules", pool, _lost) for row in rows]
     write_failures(out, {nodule.nodule_id for nodules in chosen.values() for nodule in nodules}, failures)
     table = _write_rows(out, index, [nodule for nodules in chosen.values() for nodule in nodules], margin_mm)
     if not len(table):

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lidc_cdam import quality
-from lidc_cdam.compute import HERE, Workers
+from lidc_cdam.compute import HERE, Pool, Workers
 from lidc_cdam.errors import LidcCdamError
 from preprocessing.crops import Frame
 from preprocessing.index_cache import read_tree
@@ -136,7 +136,7 @@ def index_series(
     root: Path,
     wanted: Collection[str] | None = None,
     journal: Path | None = None,
-    workers: Workers = HERE,
+    workers: Workers | Pool = HERE,
 ) -> SeriesIndex:
     """Index the CT slices below a folder by SeriesInstanceUID, from their headers, in one pass.
 

@@ -26,6 +26,7 @@ from preprocessing.annotations import Nodule, consensus, load_nodules, reader_co
 from preprocessing.crops import CropSettings, Frame
 from preprocessing.extract import extract as run
 from preprocessing.index_cache import SERIES_INDEX
+from preprocessing.jobs import ScanJob
 from preprocessing.pixels import SlicePixels
 from preprocessing.series import Series
 
@@ -564,8 +565,8 @@ def test_a_nodule_without_a_voxel_at_the_level_has_a_place_nevertheless(
 ) -> None:
     apart = next(nodule for nodule in every_nodule if len(nodule.readings) >= 3 and not consensus(nodule, 1.0)[0].any())
     series = Series("1", (), (512, 512), (0.7, 0.7), ())
-    job = extract.DicomJob(tmp_path, True, series, (apart,), CropSettings(consensus_level=1.0))
-    half = extract.DicomJob(tmp_path, True, series, (apart,))
+    job = ScanJob(tmp_path, True, series, (apart,), CropSettings(consensus_level=1.0))
+    half = ScanJob(tmp_path, True, series, (apart,))
     frame = Frame((0.0, 0.0), (0.7, 0.7))
     assert job.place(apart, frame) == half.place(apart, frame)
 

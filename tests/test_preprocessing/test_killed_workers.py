@@ -18,10 +18,9 @@ from small_lidc import contents, write_cohort
 
 from lidc_cdam.artifacts import FAILED, FAILED_COLUMNS, read_table
 from lidc_cdam.compute import Pool, Workers, map_items
-from preprocessing import extract
 from preprocessing.annotations import consensus, load_nodules
-from preprocessing.extract import PackJob
 from preprocessing.extract import extract as run
+from preprocessing.jobs import PackJob, lose_job, run_job
 from preprocessing.phantom_dicom import write_series
 
 PATIENTS = tuple(f"LIDC-IDRI-{number:04d}" for number in (1, 2, 3, 4, 5, 6, 7, 9, 11, 13))
@@ -99,7 +98,8 @@ def test_workers_killed_at_random_lose_and_duplicate_nothing(
 
     def start_both(pool: Pool) -> object:
         client = start(pool)
-        killer.start()
+        if killer.ident is None:
+            killer.start()
         return client
 
     monkeypatch.setattr(Pool, "client", start_both)
@@ -156,7 +156,7 @@ class DeadlyJob(PackJob):
 @pytest.mark.slow
 def test_a_nodule_that_kills_its_workers_is_a_row(data: Path) -> None:
     job = DeadlyJob(data, True, data, {"nodule_id": "LIDC-IDRI-0003_n02", "series_uid": "1.2.3"})
-    (rows,) = map_items(extract._run, [job], "Dying", Workers(2), extract._lost)
+    (rows,) = map_items(run_job, [job], "Dying", Workers(2), lose_job)
     extract.write_failures(data, set(job.nodule_ids), rows)
     (row,) = read_table(data / FAILED, FAILED_COLUMNS, "extract").to_dict("records")
     assert (row["nodule_id"], row["series_uid"]) == ("LIDC-IDRI-0003_n02", "1.2.3")

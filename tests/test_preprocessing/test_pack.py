@@ -11,7 +11,8 @@ from small_lidc import PATIENT, contents, nodules, stack_of, write_cohort
 from lidc_cdam import artifacts, crop_files
 from lidc_cdam.errors import LidcCdamError
 from preprocessing.annotations import consensus
-from preprocessing.extract import extract, pack_jobs
+from preprocessing.extract import extract
+from preprocessing.jobs import pack_jobs
 from preprocessing.pack import COLUMNS, FRAME_COLUMNS, NODULES, cutout_path, pack, read_cutout, read_pack
 
 HOLDERS = tuple(nodules())

@@ -8,14 +8,8 @@ from torchmetrics.functional import classification, regression
 
 from lidc_cdam.artifacts import Fold, Splits
 from lidc_cdam.errors import LidcCdamError
-from lidc_cdam.metrics.prediction import (
-    best_constant,
-    best_threshold,
-    classification_statistics,
-    regression_statistics,
-    ruler_hits,
-    summarise,
-)
+from lidc_cdam.metrics.prediction import classification_statistics, regression_statistics, summarise
+from lidc_cdam.metrics.ruler import best_constant, best_threshold, ruler_hits
 from lidc_cdam.vocabulary import BIOMARKERS, RATINGS, TARGETS
 
 COUNT = 60

@@ -122,7 +122,7 @@ def _measure(run: Run, predictions: pd.DataFrame, trees: int) -> dict[str, Any]:
     readings = read_readings(run.data)
     summary = summarise(predictions, run.cohort, readings, run.splits, padded, rivals=baselines.tables)
     section, absent = _bottleneck(run, predictions, baselines) if concepts else ({}, {})
-    return {**summary, **section, "absent": {**baselines.absent, **absent}, "trees": trees}
+    return {**summary, **section, "absent": {**baselines.absent, **absent}, "radiomics_trees": trees}
 
 
 def _bottleneck(run: Run, predictions: pd.DataFrame, baselines: Baselines) -> tuple[dict[str, Any], dict[str, str]]:

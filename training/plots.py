@@ -26,10 +26,13 @@ from lidc_cdam.vocabulary import MALIGNANCY, TARGETS
 from training.baselines import baseline_path
 from training.bottleneck import FILE as BOTTLENECK
 from training.fit import HISTORY
+from training.results import told_interval
 
 FOLDER = "figures"
 RESEARCH = "Research use only - not for diagnosis"
 BLUE, ORANGE, GREEN, PINK, SKY, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#555555"
+COLOURS, MARKERS = (BLUE, ORANGE, GREEN, PINK, SKY, GREY), "osD^vP"
+"""Of the folds."""
 REPLICATES = 500
 GRID = 201
 """Points of the ROC band along the false positive rate."""
@@ -98,7 +101,7 @@ def _save(figure: Figure, path: Path) -> list[Path]:
 
 def _canvas(rows: int, columns: int, width: float, height: float, **grid: Any) -> tuple[Figure, list[Axes]]:
     """A figure of `width` x `height` inches with its panels in reading order; a strip below stays free."""
-    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(rect=(0, 0.025, 1, 0.975)))
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(rect=(0, 0.03, 1, 0.97)))
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(rows, columns, squeeze=False, **grid).flat)
 
@@ -119,15 +122,18 @@ def roc_curve(scores: Column, labels: Column, weights: Float[np.ndarray, " nodul
 
 
 def roc_band(scores: Column, labels: Column, patients: list[str]) -> Float[np.ndarray, "3 point"]:
-    """False positive rate, and the 95 % band of the true positive rate at it, from a bootstrap over patients."""
+    """False positive rate, and the 95 % band of the true positive rate at it, from a bootstrap over patients.
+
+    NaN where no replicate has both classes.
+    """
     grid = np.linspace(0, 1, GRID)
     curves = [
         np.interp(grid, *roc_curve(scores, labels, row))
         for row in draw_weights(patients, REPLICATES)
         if 0 < row @ labels < row.sum()
     ]
-    low, high = np.quantile(curves, (0.025, 0.975), axis=0)
-    return np.stack([grid, low, high])
+    ends = np.quantile(curves, (0.025, 0.975), axis=0) if curves else np.full((2, GRID), np.nan)
+    return np.stack([grid, *ends])
 
 
 def _roc(run: Path, predictions: pd.DataFrame, cohort: pd.DataFrame, summary: Mapping[str, Any]) -> Figure | None:
@@ -145,7 +151,7 @@ def _roc(run: Path, predictions: pd.DataFrame, cohort: pd.DataFrame, summary: Ma
             grid, low, high = roc_band(values[known], label[known], patients)
             axes.fill_between(grid, low, high, color=colour, alpha=0.18, linewidth=0)
         curve = roc_curve(values[known], label[known])
-        words = f"{title}, {_figure(_auc(summary, name))}"
+        words = f"{title}, {told_interval(_auc(summary, name))}"
         axes.plot(*curve, color=colour, linestyle=line, linewidth=1.6 - 0.4 * bool(rank), label=words)
     axes.set(xlabel="False positive rate (1 - specificity)", ylabel="True positive rate (sensitivity)")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
@@ -177,16 +183,14 @@ def _scores(run: Path, predictions: pd.DataFrame, cohort: pd.DataFrame) -> dict[
 
 
 def _auc(summary: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
-    places = {
-        "model": summary["metrics"].get(MALIGNANCY.key, {}),
-        "bottleneck": summary.get("bottleneck", {}).get("metrics", {}),
-    }
-    found = places.get(name, summary.get("baselines", {}).get(name, {}).get(MALIGNANCY.key, {})).get("auc")
-    return found if found and found["value"] is not None else None
-
-
-def _figure(told: Mapping[str, Any] | None) -> str:
-    return "-" if told is None else f"{told['value']:.3f} ({told['low']:.3f} to {told['high']:.3f})"
+    """The AUC that the summary has for a curve."""
+    if name == "bottleneck":
+        figures = summary.get("bottleneck", {}).get("metrics", {})
+    else:
+        targets = summary["metrics"] if name == "model" else summary.get("baselines", {}).get(name, {})
+        figures = targets.get(MALIGNANCY.key, {})
+    found: Mapping[str, Any] | None = figures.get("auc")
+    return found
 
 
 def _reliability(predictions: pd.DataFrame, summary: Mapping[str, Any]) -> Figure | None:
@@ -207,7 +211,7 @@ def _reliability(predictions: pd.DataFrame, summary: Mapping[str, Any]) -> Figur
     ece = summary["metrics"][MALIGNANCY.key]["ece"]
     axes.set(ylabel="Share of malignant nodules (readers' label)", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_title(
-        f"Malignancy, out of fold, bins of equal size\nECE {_figure(ece)}; bars: 95 % over patients", fontsize=9
+        f"Malignancy, out of fold, bins of equal size\nECE {told_interval(ece)}; bars: 95 % over patients", fontsize=9
     )
     axes.legend(loc="upper left", fontsize=7)
     _histogram(below, predictions)
@@ -229,7 +233,7 @@ def _biomarkers(predictions: pd.DataFrame, cohort: pd.DataFrame, summary: Mappin
         return None
     columns = min(4, len(keys))
     rows = -(-len(keys) // columns)
-    figure, panels = _canvas(rows, columns, max(2.6 * columns, 3.4), 2.75 * rows + 0.5)
+    figure, panels = _canvas(rows, columns, max(2.6 * columns, 3.4), 3.15 * rows + 0.4)
     spread = cohort.loc[predictions["nodule_id"]]
     for key, axes in zip(keys, panels, strict=False):
         deviation = spread[f"{key}_sd"].fillna(0.0).to_numpy(dtype=np.float64) if f"{key}_sd" in spread else None
@@ -246,14 +250,17 @@ def _scatter(
     target = TARGETS[key]
     true, predicted = (predictions[f"{key}_{part}"].to_numpy(dtype=np.float64) for part in ("true", "predicted"))
     if deviation is not None:
-        axes.hlines(predicted, true - deviation, true + deviation, color="#bbbbbb", linewidth=0.4, rasterized=True)
-    axes.scatter(true, predicted, s=5, color=BLUE, alpha=0.4, linewidth=0, rasterized=True, zorder=2)
+        axes.hlines(
+            predicted, true - deviation, true + deviation, color=GREY, alpha=0.08, linewidth=0.7, rasterized=True
+        )
+    axes.scatter(true, predicted, s=6, color=BLUE, alpha=0.4, linewidth=0, rasterized=True, zorder=2)
     ends = (min(target.low, true.min(), predicted.min()), max(target.high, true.max(), predicted.max()))
     margin = 0.03 * (ends[1] - ends[0])
     limits = (ends[0] - margin, ends[1] + margin)
     axes.plot(limits, limits, color=ORANGE, linewidth=0.9, zorder=3)
     unit = f", {target.unit}" if target.unit else f", {target.low:g} to {target.high:g}"
-    axes.set(xlim=limits, ylim=limits, aspect="equal", xlabel=f"Readers' mean{unit}", ylabel=f"Predicted{unit}")
+    axes.set_box_aspect(1)
+    axes.set(xlim=limits, ylim=limits, xlabel=f"Readers' mean{unit}", ylabel=f"Predicted{unit}")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(6, integer=True))
     told = [
@@ -276,16 +283,16 @@ def _learning_curves(run: Path) -> Figure | None:
     names = {"val_auc": "AUC on validation", "val_z_mse": "z-scored MSE on validation"}
     extra = [name for name in names if all(name in history for history in histories.values())]
     figure, panels = _canvas(1, 1 + len(extra), 3.9 * (1 + len(extra)), 3.4)
-    colours = [BLUE, ORANGE, GREEN, PINK, SKY, GREY]
     for fold, history in histories.items():
-        colour, best = colours[fold % len(colours)], int(history["val_loss"].to_numpy().argmin())
+        colour, marker = COLOURS[fold % len(COLOURS)], MARKERS[fold % len(MARKERS)]
+        best = int(history["val_loss"].to_numpy().argmin())
         panels[0].plot(history["epoch"], history["train_loss"], color=colour, linewidth=0.8, linestyle=":")
         for axes, name in zip(panels, ["val_loss", *extra], strict=True):
-            axes.plot(history["epoch"], history[name], color=colour, linewidth=1.2, label=f"fold {fold}")
-            axes.plot(history["epoch"][best], history[name][best], "o", color=colour, markersize=4)
+            (line,) = axes.plot(history["epoch"], history[name], color=colour, linewidth=1.2, label=f"fold {fold}")
+            line.set(marker=marker, markersize=5, markevery=[best])
     for axes, words in zip(panels, ["Loss (dotted: training)", *(names[name] for name in extra)], strict=True):
         axes.set(xlabel="Epoch", ylabel=words)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0].legend(fontsize=7)
-    figure.suptitle("Learning curves; dot: the epoch that validation chose", fontsize=9)
+    figure.suptitle("Learning curves; mark: the epoch that validation chose", fontsize=9)
     return figure

@@ -36,18 +36,18 @@ def _malignancy(summary: Mapping[str, Any]) -> list[str]:
         return []
     known = [(words, found) for words, found in rows.items() if found]
     shown = [name for name in METRICS if any(name in found for _, found in known)]
-    cells = [(words, *(_interval(found.get(name)) for name in shown)) for words, found in known]
+    cells = [(words, *(told_interval(found.get(name)) for name in shown)) for words, found in known]
     lines = _table([(MALIGNANCY.title, *(METRICS[name] for name in shown)), *cells])
     differences = {
         words: beside.get(f"model_minus_{name}", {}).get(MALIGNANCY.key, {}).get("auc")
         for name, words in DIFFERENCES.items()
     }
-    lines += [f"  AUC minus that of {words}: {_interval(found)}" for words, found in differences.items() if found]
+    lines += [f"  AUC minus that of {words}: {told_interval(found)}" for words, found in differences.items() if found]
     frame = beside.get("unread_frame", {}).get(MALIGNANCY.key)
     if frame:
         lines.append(
             f"  The crops are cut-outs that hug their nodules: the share of a crop that was read alone has the AUC "
-            f"{_interval(frame['auc'])}, so size is in the frame, which models see as mirrored tissue."
+            f"{told_interval(frame['auc'])}, so size is in the frame, which models see as mirrored tissue."
         )
     return lines
 
@@ -66,13 +66,17 @@ def _biomarkers(summary: Mapping[str, Any]) -> list[str]:
         rows.append(
             (
                 title,
-                _interval(metrics[key][f"{prefix}z_mse"]),
+                told_interval(metrics[key][f"{prefix}z_mse"]),
                 *map(_value, others),
                 _number(floors.get(key)),
                 *map(_value, explained),
             )
         )
-    return _table([head, *rows])
+    apart = beside.get("model_minus_radiomics", {}).get(GROUP, {}).get("mean_z_mse")
+    return [
+        *_table([head, *rows]),
+        *([f"  Mean z-MSE minus that of radiomics: {told_interval(apart)}"] if apart else []),
+    ]
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -83,7 +87,8 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
 
 
-def _interval(figure: Figure | None) -> str:
+def told_interval(figure: Figure | None) -> str:
+    """A figure with its interval; a dash where there is none or it is not defined."""
     if not figure or figure["value"] is None:
         return "-"
     return f"{_number(figure['value'])} ({_number(figure['low'])} to {_number(figure['high'])})"

@@ -234,7 +234,7 @@ def _told_readers(predictions: pd.DataFrame, readings: pd.DataFrame, weights: We
     return {
         "one_reader": told["one_reader"],
         "model_against_other_readers": told["model"],
-        "model_minus_one_reader": {target: tell_all(minus(model[target], reader[target])) for target in reader},
+        "model_minus_one_reader": {target: tell_all(minus(model[target], reader[target])) for target in model},
         "noise_floor": told["noise_floor"],
     }
 

@@ -113,10 +113,12 @@ def drawn_readers(
         metric; with all eight biomarkers also their mean, as `biomarkers`.
     """
     found: dict[str, dict[str, dict[str, Drawn]]] = {"one_reader": {}, "model": {}, "noise_floor": {}}
-    for key in (key for key in TARGETS if key in predicted):
-        reader, model = one_reader(readings, key, nodule_ids, predicted[key])
-        if reader:
-            found["one_reader"][key], found["model"][key] = draw(reader, weights), draw(model, weights)
+    # The eight biomarkers make a concept bottleneck, which answers for malignancy too.
+    complete = all(biomarker.key in predicted for biomarker in BIOMARKERS)
+    for key in (key for key in TARGETS if key in predicted or complete):
+        reader, model = one_reader(readings, key, nodule_ids, predicted.get(key))
+        found["one_reader"] |= {key: draw(reader, weights)} if reader else {}
+        found["model"] |= {key: draw(model, weights)} if model else {}
         if key != MALIGNANCY.key:
             found["noise_floor"][key] = draw({"z_mse": noise_floor(readings, key, nodule_ids)}, weights)
     for targets in found.values():

@@ -17,16 +17,17 @@ from training.results import told_summary
 from training.settings import TrainingSettings
 
 SETTINGS = TrainingSettings(targets="joint", epochs=1, batch_size=8, views=["axial"])
+TREES = 5
 
 
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory):
     """A finished run of both folds, filled one fold at a time."""
     out = tmp_path_factory.mktemp("crossval") / "run"
-    crossval(data, out, SETTINGS, folds=[1])
+    crossval(data, out, SETTINGS, folds=[1], trees=TREES)
     first = json.loads((out / "summary.json").read_text())
     assert (first["folds"], first["missing_folds"]) == ([1], [0])
-    crossval(data, out, SETTINGS)
+    crossval(data, out, SETTINGS, trees=TREES)
     return out
 
 
@@ -62,25 +63,25 @@ def test_the_config_is_resolved_and_can_be_run_again(data, run):
 def test_a_finished_run_says_so_and_does_nothing(data, run, monkeypatch, capsys):
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     monkeypatch.setattr(NoduleTask, "training_step", lambda *_: pytest.fail("trained again"))
-    crossval(data, run, SETTINGS)
+    crossval(data, run, SETTINGS, trees=TREES)
     assert capsys.readouterr().out == f"All 2 folds are finished already: {run / 'summary.json'}.\n"
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
 def test_a_run_of_another_task_is_refused(data, run):
     with pytest.raises(LidcCdamError, match=r"was made by `crossval` with targets = .*choose another --out"):
-        crossval(data, run, TrainingSettings(**{**SETTINGS.as_dict(), "targets": "malignancy"}))
+        crossval(data, run, TrainingSettings(**{**SETTINGS.as_dict(), "targets": "malignancy"}), trees=TREES)
 
 
 def test_a_wrong_fold_is_refused_before_anything_is_trained(data, tmp_path):
     with pytest.raises(LidcCdamError, match="A fold must be one of 0 to 1, the folds of the splits; got 7"):
-        crossval(data, tmp_path / "run", SETTINGS, folds=[0, 7])
+        crossval(data, tmp_path / "run", SETTINGS, folds=[0, 7], trees=TREES)
     assert not (tmp_path / "run" / "fold_0").exists()
 
 
 def test_no_fold_at_all_is_told(data, tmp_path):
     with pytest.raises(LidcCdamError, match="--folds must name at least one fold, from 0 to 1; got none"):
-        crossval(data, tmp_path / "run", SETTINGS, folds=[])
+        crossval(data, tmp_path / "run", SETTINGS, folds=[], trees=TREES)
 
 
 def test_the_frame_of_cut_outs_is_printed_beside_the_ruler_and_only_where_there_is_one():
@@ -94,7 +95,7 @@ def test_the_frame_of_cut_outs_is_printed_beside_the_ruler_and_only_where_there_
 
 
 def test_the_table_is_printed_with_intervals(data, tmp_path, capsys):
-    crossval(data, tmp_path / "run", SETTINGS, folds=[0])
+    crossval(data, tmp_path / "run", SETTINGS, folds=[0], trees=TREES)
     told = capsys.readouterr().out
     assert "mean reader diameter with one threshold" in told
     assert "readers' noise floor" in told

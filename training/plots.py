@@ -34,6 +34,7 @@ BLUE, ORANGE, GREEN, PINK, SKY, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7
 COLOURS, MARKERS = (BLUE, ORANGE, GREEN, PINK, SKY, GREY), "osD^vP"
 """Of the folds."""
 REPLICATES = 500
+DPI = 200
 GRID = 201
 """Points of the ROC band along the false positive rate."""
 STYLE: dict[str, Any] = {
@@ -89,7 +90,7 @@ def _save(figure: Figure, path: Path) -> list[Path]:
     figure.text(0.995, 0.004, RESEARCH, ha="right", va="bottom", fontsize=6.5, color=GREY)
     written = []
     for ending, options in (
-        ("png", {"dpi": 200, "metadata": {"Software": None}}),
+        ("png", {"dpi": DPI, "metadata": {"Software": None}}),
         ("svg", {"metadata": {"Date": None}}),
     ):
         target = path.with_suffix(f".{ending}")
@@ -137,7 +138,7 @@ def roc_band(scores: Column, labels: Column, patients: list[str]) -> Float[np.nd
 
 
 def _roc(run: Path, predictions: pd.DataFrame, cohort: pd.DataFrame, summary: Mapping[str, Any]) -> Figure | None:
-    scores = _scores(run, predictions, cohort)
+    scores = roc_scores(run, predictions, cohort)
     label = cohort["label"].loc[predictions["nodule_id"]].to_numpy(dtype=np.float64)
     known = np.isfinite(label)
     if not scores or len(np.unique(label[known])) < 2:
@@ -161,8 +162,14 @@ def _roc(run: Path, predictions: pd.DataFrame, cohort: pd.DataFrame, summary: Ma
     return figure
 
 
-def _scores(run: Path, predictions: pd.DataFrame, cohort: pd.DataFrame) -> dict[str, Column]:
-    """Scores of malignancy by name, the run's own first; none if it has no answer for malignancy."""
+def roc_scores(run: Path, predictions: pd.DataFrame, cohort: pd.DataFrame) -> dict[str, Column]:
+    """Scores of malignancy by name, the run's own first; none if it has no answer for malignancy.
+
+    Args:
+        run: folder that may hold baselines and a bottleneck.
+        predictions: the run's pooled predictions; their order is that of the scores.
+        cohort: the cohort table.
+    """
     column = f"{MALIGNANCY.key}_predicted"
     tables = {"model": predictions}
     paths = {"bottleneck": run / BOTTLENECK} | {

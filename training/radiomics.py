@@ -16,7 +16,6 @@ import SimpleITK as sitk
 from jaxtyping import Bool, Float, Int16
 from scipy.ndimage import gaussian_gradient_magnitude
 from scipy.spatial import ConvexHull, QhullError
-from skimage.morphology import convex_hull_image
 
 from lidc_cdam import provenance
 from lidc_cdam.artifacts import Dataset, read_cohort, read_crop, read_dataset, read_table, write_table
@@ -65,7 +64,7 @@ def radiomics_features(
     distance = sitk.GetArrayFromImage(
         sitk.SignedMaurerDistanceMap(label, insideIsPositive=False, squaredDistance=False, useImageSpacing=True)
     )
-    gradient = gaussian_gradient_magnitude(values, 1 / spacing_mm) / spacing_mm
+    gradient = gaussian_gradient_magnitude(values, 1.0) / spacing_mm
     found = {
         **_shape(label, mask, spacing_mm),
         **_section(mask, spacing_mm),
@@ -181,12 +180,14 @@ def _shape(label: sitk.Image, mask: Mask, spacing_mm: float) -> Features:
 
 
 def _hull_voxels(points: np.ndarray) -> float:
-    """Volume of the convex hull of the voxels' corners, in voxels."""
-    corners = (np.indices((2, 2, 2)).reshape(3, 8).T - 0.5)[None] + points[:, None]
+    """How many voxels (or pixels) have their centre in the convex hull of the mask's centres; NaN if that is flat."""
     try:
-        return float(ConvexHull(corners.reshape(-1, 3)).volume)
+        planes = ConvexHull(points).equations
     except QhullError:
         return float("nan")
+    low, high = points.min(0), points.max(0)
+    around = np.indices(high - low + 1).reshape(len(low), -1) + low[:, None]
+    return float((planes[:, :-1] @ around + planes[:, -1:] <= 1e-6).all(0).sum())
 
 
 def _section(mask: Mask, spacing_mm: float) -> Features:
@@ -200,7 +201,7 @@ def _section(mask: Mask, spacing_mm: float) -> Features:
         "section_roundness": shape.GetRoundness(1),
         "section_elongation": shape.GetElongation(1),
         "section_feret_diameter_mm": shape.GetFeretDiameter(1),
-        "section_solidity": _quotient(float(areas.max()), float(convex_hull_image(section).sum())),
+        "section_solidity": _quotient(float(areas.max()), _hull_voxels(np.argwhere(section))),
     }
 
 

@@ -21,6 +21,7 @@ from lidc_cdam.metrics.prediction import summarise
 from lidc_cdam.progress import say
 from lidc_cdam.vocabulary import MALIGNANCY, TARGETS
 from training.baselines import TREES, Baselines, baseline_path, fit_baselines
+from training.bottleneck import FILE as BOTTLENECK
 from training.bottleneck import fit_bottleneck, has_bottleneck, measure_bottleneck, write_bottleneck
 from training.data import Cubes, read_cubes
 from training.fit import fit_fold, fold_record, told_fold
@@ -118,6 +119,9 @@ def _measure(run: Run, predictions: pd.DataFrame, trees: int) -> dict[str, Any]:
     baselines = fit_baselines(run, predictions, targets, trees)
     for name, table in baselines.tables.items():
         write_predictions(baseline_path(run.out, name), table)
+    for name in baselines.absent:
+        # What an earlier pooling wrote does not belong to this one.
+        baseline_path(run.out, name).unlink(missing_ok=True)
     padded = {key: record.padded_share for key, record in read_dataset(run.data).nodules.items()}
     readings = read_readings(run.data)
     summary = summarise(predictions, run.cohort, readings, run.splits, padded, rivals=baselines.tables)
@@ -130,6 +134,7 @@ def _bottleneck(run: Run, predictions: pd.DataFrame, baselines: Baselines) -> tu
     try:
         found = fit_bottleneck(run, predictions)
     except LidcCdamError as error:
+        (run.out / BOTTLENECK).unlink(missing_ok=True)
         return {}, {"bottleneck": str(error)}
     write_bottleneck(run.out, found.table)
     return {"bottleneck": measure_bottleneck(found, {"model": predictions, **baselines.tables})}, {}

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from sklearn.metrics import roc_auc_score
 
 from lidc_cdam import provenance
 from lidc_cdam.artifacts import read_cohort, read_predictions
@@ -52,6 +53,48 @@ def test_the_summary_covers_every_target(run):
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["folds"], summary["missing_folds"]) == ([0, 1], [])
     assert set(SETTINGS.targets) <= set(summary["metrics"])
+
+
+def test_baselines_and_the_bottleneck_stand_beside_the_model(run):
+    summary = json.loads((run / "summary.json").read_text())
+    pooled = read_predictions(run / "predictions.csv")
+    assert (summary["absent"], summary["radiomics_trees"]) == ({}, TREES)
+    for name in ("radiomics", "readers_logistic"):
+        table = read_predictions(run / "baselines" / f"{name}.csv")
+        assert list(table["nodule_id"]) == list(pooled["nodule_id"])
+        auc = roc_auc_score(table["malignancy_true"], table["malignancy_predicted"])
+        assert summary["baselines"][name]["malignancy"]["auc"]["value"] == pytest.approx(auc)
+        own = summary["metrics"]["malignancy"]["auc"]["value"]
+        difference = summary["baselines"][f"model_minus_{name}"]["malignancy"]["auc"]["value"]
+        assert difference == pytest.approx(own - auc)
+    table = read_predictions(run / "bottleneck.csv")
+    auc = roc_auc_score(table["malignancy_true"], table["malignancy_predicted"])
+    assert summary["bottleneck"]["metrics"]["auc"]["value"] == pytest.approx(auc)
+    assert summary["bottleneck"]["bottleneck_minus_model"]["auc"]["value"] == pytest.approx(auc - own)
+    assert len(summary["bottleneck"]["interventions"]["in_order"]) == 8
+
+
+def test_a_run_outlives_what_its_baselines_lack(data, run, tmp_path, capsys):
+    folder, again = shutil.copytree(data, tmp_path / "data"), shutil.copytree(run, tmp_path / "run")
+    for name in ("summary.json", "radiomics.csv", "bottleneck.csv"):
+        (again / name).unlink()
+    shutil.rmtree(folder / "masks")
+    crossval(folder, again, SETTINGS, trees=TREES)
+    told = capsys.readouterr().out
+    assert told.count("kept from before") == 2
+    assert "No radiomics: " in told
+    assert "is missing; run `lidc-cdam extract` again." in told
+    summary, before = (json.loads((place / "summary.json").read_text()) for place in (again, run))
+    assert summary["metrics"] == before["metrics"]
+    assert "radiomics" not in summary["baselines"]
+    assert summary["bottleneck"]["metrics"] == before["bottleneck"]["metrics"]
+    assert not (again / "baselines" / "radiomics.csv").exists()
+
+
+def test_a_negative_number_of_trees_is_refused(data, tmp_path):
+    with pytest.raises(LidcCdamError, match="--trees must be at least 0"):
+        crossval(data, tmp_path / "run", SETTINGS, trees=-1)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_config_is_resolved_and_can_be_run_again(data, run):

@@ -21,6 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from lidc_cdam.artifacts import PREDICTIONS, SUMMARY, predicted_keys, read_predictions
 from lidc_cdam.files import read_json, replacing
 from lidc_cdam.metrics.intervals import draw_weights
+from lidc_cdam.progress import track
 from lidc_cdam.runs import fold_numbers
 from lidc_cdam.vocabulary import MALIGNANCY, TARGETS
 from training.baselines import baseline_path
@@ -77,7 +78,7 @@ def draw_figures(run: Path, cohort: pd.DataFrame) -> list[Path]:
         "learning_curves": lambda: _learning_curves(run),
     }
     written: list[Path] = []
-    for name, plan in plans.items():
+    for name, plan in track(plans.items(), "Drawing figures", len(plans)):
         with style.context(["default", STYLE]):
             figure = plan()
             if figure is not None:

@@ -38,6 +38,8 @@ SHARE = 1 / 3
 KEYS = [biomarker.key for biomarker in BIOMARKERS]
 
 Answers = Float64[np.ndarray, "nodule target"]
+FoldAnswers = Callable[[Fold, list[str]], Answers]
+"""What a baseline that learnt from a fold answers for nodules."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,6 @@ def fit_baselines(run: Run, predictions: pd.DataFrame, targets: Sequence[Target]
         except LidcCdamError as error:
             found.absent[name] = str(error)
     return found
-
-
-FoldAnswers = Callable[[Fold, list[str]], Answers]
-"""What a baseline that learnt from a fold answers for nodules."""
 
 
 def _out_of_fold(

@@ -189,7 +189,8 @@ def test_a_rival_is_paired_by_nodule_whatever_its_order(
     rivals = {"same": same, "worse": worse[["nodule_id", "margin_true", "margin_predicted"]]}
     summary = summarise(predictions, cohort, readings, splits, replicates=50, rivals=rivals)["baselines"]
     for figures in summary["model_minus_same"].values():
-        assert all(figure["value"] == pytest.approx(0, abs=1e-9) for figure in figures.values())
+        for figure in figures.values():
+            assert [figure[end] for end in ("low", "value", "high")] == pytest.approx([0, 0, 0], abs=1e-9)
     assert list(summary["worse"]) == ["margin"]
     assert summary["model_minus_worse"]["margin"]["z_mse"]["high"] < 0
 

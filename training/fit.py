@@ -1,5 +1,6 @@
 """Train one fold: stage `train`."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ from training.settings import TrainingSettings
 CHECKPOINT = "last.ckpt"
 """Everything that going on after an interruption needs; removed when the fold is finished."""
 HISTORY = "history.csv"
+VALIDATION = "validation.csv"
+"""The validation nodules' predictions, in the form of `predictions.csv`: choices after training may look at them."""
 INITIAL = 4
 """Stream of random numbers of the initial weights (`augment` and `module` have the others)."""
 
@@ -80,6 +83,9 @@ def fit_fold(run: Run, index: int, cubes: Cubes) -> bool:
     task.model.save(folder)
     history = pd.DataFrame(keeper.history)
     write_table(folder / HISTORY, history, ("epoch", "train_loss", "val_loss"))
+    for_validation = replace(fold, test=fold.val)
+    validation = predict_fold(task.model.eval(), data, cubes, run, for_validation, index)
+    write_predictions(folder / VALIDATION, validation)
     write_predictions(folder / PREDICTIONS, predict_fold(task.model.eval(), data, cubes, run, fold, index))
     record.finish(best_epoch=keeper.best_epoch, epochs=len(history))
     (folder / CHECKPOINT).unlink(missing_ok=True)

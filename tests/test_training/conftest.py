@@ -97,3 +97,11 @@ def _small_backbone() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BACKBONES, "tiny", small)
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_figures() -> Iterator[None]:
+    """`crossval` draws nothing, which would be most of its time here; `test_plots.py` draws."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.crossval.draw_figures", lambda *_: [])
+        yield

@@ -241,7 +241,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Keep from the screen what ITK's readers write past Python about a file that they refuse, a line for each slice."""
+    """Keep from the screen what ITK's readers write, past Python, of a file that they refuse: a line for each slice."""
     kept = os.dup(STDERR)
     try:
         with Path(os.devnull).open("w") as nowhere:

@@ -1,6 +1,6 @@
 """Write small cubes as compressed NIfTI-1 files.
 
-nibabel makes the bytes and gzip compresses them here: SimpleITK takes three times as long for a cube, half of an
+nibabel makes the header and gzip compresses the bytes here: SimpleITK takes three times as long for a cube, half of an
 extraction's time, cannot be told to compress less, and may say nothing when a disk is full.
 """
 
@@ -13,6 +13,8 @@ from jaxtyping import Shaped
 
 from lidc_cdam.files import replacing
 
+DATA_OFFSET = 352
+"""Bytes before the voxels: the header's 348, and four that say that no extension follows."""
 LEVEL = 1
 """Of gzip: CT is noise to it, so the highest saves 1 % more in thrice the time."""
 
@@ -41,10 +43,14 @@ def write_nifti(
     affine = np.diag([-spacing_mm, -spacing_mm, spacing_mm, 1.0])
     affine[:3, 3] = (-x, -y, z)
     kind = array.dtype.newbyteorder("<")
-    image = nibabel.Nifti1Image(np.ascontiguousarray(array, dtype=kind).T, affine, dtype=kind)
-    image.set_qform(affine, code="scanner")
-    image.set_sform(affine, code="scanner")
-    image.header.set_xyzt_units("mm", "sec")
-    image.header["descrip"] = note.encode()
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(kind)
+    header.set_data_shape(array.shape[::-1])
+    header.set_data_offset(DATA_OFFSET)
+    header.set_qform(affine, code="scanner")
+    header.set_sform(affine, code="scanner")
+    header.set_xyzt_units("mm", "sec")
+    header["descrip"] = note.encode()
+    start = header.binaryblock.ljust(DATA_OFFSET, b"\0")
     with replacing(path) as temporary:
-        temporary.write_bytes(gzip.compress(image.to_bytes(), LEVEL, mtime=0))
+        temporary.write_bytes(gzip.compress(start + array.astype(kind).tobytes(), LEVEL, mtime=0))

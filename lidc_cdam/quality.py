@@ -35,7 +35,8 @@ FLAGS: dict[str, str] = {
     TURNED: "the volume's axes are not those of DICOM; how they lie was inferred from the readings",
     INCOMPLETE_SERIES: "slices that the readers saw are missing from the series",
     MANY_READINGS: "the cluster holds more than four readings, so it may be several nodules",
-    INITIAL_SCALES: "one of the first 399 cases, whose sites used the lobulation and spiculation scales differently",
+    INITIAL_SCALES: "one of the first 399 cases; in about 100 of them, which are not named, sites used the lobulation "
+    "and spiculation scales differently",
     WIDE_RANGE: "the readers' ratings of the named biomarkers differ by two or more",
     PADDED: "a part of the cube lies outside what was read",
 }

@@ -13,12 +13,12 @@ from jaxtyping import Bool
 from lidc_cdam import artifacts, provenance
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.progress import say, track
-from lidc_cdam.quality import WIDE_RANGE, flag_kind
+from lidc_cdam.quality import WIDE_RANGE, flag_kind, read_flags
 from preprocessing.agreement import COLUMNS as AGREEMENT_COLUMNS
 from preprocessing.agreement import agreement_table
 from preprocessing.annotations import IndexBox, Nodule, Scan, consensus, installed_database, load_nodules
 from preprocessing.describe import describe_cohort
-from preprocessing.readings import FLAG_SEPARATOR, UNDECIDED, details, rated_columns, reading_rows
+from preprocessing.readings import UNDECIDED, details, rated_columns, reading_rows
 from preprocessing.rules import RULES, crop_inside
 from preprocessing.selection import STAGE, Claim, Selection, read_claim, read_preset, read_selection
 
@@ -170,7 +170,7 @@ def _drawn_columns(scan: Scan, mask: Bool[np.ndarray, "row column slice"], box: 
 
 
 def _counts(nodules: Sequence[Nodule], chosen: pd.DataFrame, excluded: pd.DataFrame) -> dict[str, Any]:
-    flags = [flag for text in chosen["flags"] if text for flag in text.split(FLAG_SEPARATOR)]
+    flags = [flag for cell in chosen["flags"] for flag in read_flags(cell)]
     wide = Counter(key for flag in flags if flag_kind(flag) == WIDE_RANGE for key in details(flag))
     return {
         "scans": len({nodule.scan.series_uid for nodule in nodules}),

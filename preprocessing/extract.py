@@ -16,7 +16,7 @@ from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import read_json
 from lidc_cdam.progress import say
 from preprocessing.crops import DEFAULT, CropSettings
-from preprocessing.jobs import Job, dicom_jobs, is_done, lose_job, pack_jobs, record_path, run_job, volume_jobs
+from preprocessing.jobs import RECORDS, Job, dicom_jobs, is_done, lose_job, pack_jobs, record_path, run_job, volume_jobs
 from preprocessing.native import Failure, write_failures
 from preprocessing.resample import INTERPOLATIONS
 
@@ -58,6 +58,9 @@ def extract(
             f"extract needs exactly one source, --dicom, --pack or --volumes; got {len(sources) or 'none'}."
         )
     parameters = _parameters(data, settings)
+    if not any((data / RECORDS).glob("*.json")):
+        # Settings of a run that made nothing bind nobody.
+        provenance.forget(data, STAGE)
     record = provenance.begin(
         data, STAGE, parameters, {"cohort": data / artifacts.COHORT}, "make the cohort in another --data"
     )

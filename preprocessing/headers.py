@@ -4,6 +4,7 @@ A DICOM root holds a quarter of a million files, of which extraction decodes a f
 nothing. The common encodings are scanned directly (DICOM PS3.5, chapter 7); whatever is unusual is left to pydicom.
 """
 
+import os
 import struct
 import warnings
 import zlib
@@ -73,7 +74,7 @@ _ELEMENT = struct.Struct("<HH2sH")
 _LENGTH = struct.Struct("<I")
 
 
-def read_header(path: Path) -> dict[str, str] | None:
+def read_header(path: Path | str) -> dict[str, str] | None:
     """Those elements of `PLACE` that a file has and its `SYNTAX`, as text (several values joined by a backslash).
 
     Returns:
@@ -90,6 +91,15 @@ def read_header(path: Path) -> dict[str, str] | None:
     return scanned.values | {SYNTAX: scanned.syntax} if scanned is not None else _with_pydicom(path)
 
 
+def _first_bytes(path: Path | str) -> bytes:
+    """A file's first bytes, without the file objects that would take a third of an index's time."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        return os.read(descriptor, FIRST_BYTES)
+    finally:
+        os.close(descriptor)
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where and how uncompressed 16-bit pixels lie in a file."""
@@ -102,12 +112,6 @@ class Layout:
     """numpy's name of the stored type."""
     slope: float
     intercept: float
-
-
-def _first_bytes(path: Path) -> bytes:
-    # Without a buffer, because there is one read.
-    with path.open("rb", buffering=0) as stream:
-        return stream.read(FIRST_BYTES)
 
 
 def pixel_layout(path: Path) -> Layout | None:
@@ -187,7 +191,7 @@ def _text(value: bytes) -> str:
     return value.decode("ascii", "replace").strip("\0 ")
 
 
-def _with_pydicom(path: Path) -> dict[str, str]:
+def _with_pydicom(path: Path | str) -> dict[str, str]:
     try:
         with warnings.catch_warnings():
             # What pydicom doubts and still reads is judged by its values.

@@ -151,6 +151,8 @@ def _unpacked(line: dict[str, Any]) -> tuple[str, dict[str, Known]]:
     if line["version"] != VERSION:
         raise ValueError("another version")
     folder = line["folder"]
+    if not Path(folder).is_absolute():
+        raise ValueError("a folder of nowhere")
     shared = [key if isinstance(key, str) else _common(*map(_frozen, key)) for key in line["shared"]]
     files: dict[str, Known] = {}
     for name, size, changed_ns, index, *place in line["files"]:

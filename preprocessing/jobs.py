@@ -16,6 +16,7 @@ from lidc_cdam.crop_files import PADDING_HU, marked_by
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import write_json
 from preprocessing.annotations import IndexBox, Nodule, consensus
+from preprocessing.clusters import MOST_READERS
 from preprocessing.crops import (
     DEFAULT,
     Block,
@@ -38,8 +39,8 @@ from preprocessing.volumes import FORMATS, Volume, find_volumes
 
 LOWEST_HU = -1500
 """No tissue and no air is below, with any noise."""
-MAX_READERS = 4
-"""Radiologists who read each scan; a cluster with more readings has one reader's twice."""
+RECORDS = "records"
+"""Folder in DATA with one file per finished nodule."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +173,7 @@ def _write(data: Path, found: _Found, block: Block, centre: Point, settings: Cro
         crop = replace(crop, distance_mm=surface_distance(block, marked, centre, settings.grid))
     flags = (
         *found.flags,
-        *((quality.MANY_READINGS,) if found.readers > MAX_READERS else ()),
+        *((quality.MANY_READINGS,) if found.readers > MOST_READERS else ()),
         *((quality.PADDED,) if padded else ()),
         *((quality.OUTSIDE_FIELD,) if _leaves_field(crop.hu) else ()),
     )
@@ -277,7 +278,7 @@ def pack_jobs(
 
 def record_path(data: Path, nodule_id: str) -> Path:
     """A nodule's `records/<nodule_id>.json`, which says that its cube is finished."""
-    return data / "records" / f"{nodule_id}.json"
+    return data / RECORDS / f"{nodule_id}.json"
 
 
 def is_done(data: Path, nodule_id: str, settings: CropSettings) -> bool:

@@ -87,7 +87,7 @@ class ScanReader:
             strays = self.series.off_grid
             other = f" ({strays} of its files have another size, spacing or orientation)" if strays else ""
             raise LidcCdamError(
-                f"{where} must have a slice at each z of the readings, but {_list(missing)} is missing{other}; "
+                f"{where} must have a slice at each z of the readings, but lacks {_list(missing)}{other}; "
                 f"fetch the series again."
             )
         strange = [z for z in self._strange_z if z_mm[first] < z < z_mm[last - 1]]

@@ -27,6 +27,7 @@ from preprocessing.selection import GROUPINGS
 from preprocessing.series import Series, SeriesIndex, index_series, spacing_flags
 
 NODULES = "nodules.csv"
+CUTOUTS = "cutouts"
 COLUMNS: tuple[str, ...] = (
     "nodule_id",
     "patient_id",
@@ -87,6 +88,9 @@ def pack(dicom: Path, out: Path, margin_mm: float = 24.0, min_readers: int = 3, 
         index = index_series(dicom, patient_of, out / SERIES_INDEX, pool)
         if not index.series:
             raise LidcCdamError(f"--dicom must hold CT series of LIDC-IDRI, but {dicom} has {index.summary()}.")
+        if not any((out / CUTOUTS).glob("*.npz")):
+            # Settings of a run that made nothing bind nobody.
+            provenance.forget(out, STAGE)
         record = provenance.begin(out, STAGE, {"margin_mm": margin_mm, "min_readers": min_readers})
         chosen = {
             uid: [nodule for nodule in nodules if len(nodule.readings) >= min_readers]
@@ -105,8 +109,8 @@ def pack(dicom: Path, out: Path, margin_mm: float = 24.0, min_readers: int = 3, 
     write_failures(out, {nodule.nodule_id for nodules in chosen.values() for nodule in nodules}, failures)
     table = _write_rows(out, index, [nodule for nodules in chosen.values() for nodule in nodules], margin_mm)
     if not len(table):
-        reason = f"; the first reason: {failures[0]['reason']}" if failures else ""
-        raise LidcCdamError(f"No nodule with {min_readers} readers could be cut out of {dicom}{reason}")
+        reason = f"the first reason: {failures[0]['reason']}" if failures else "choose fewer --min-readers."
+        raise LidcCdamError(f"No nodule with {min_readers} readers could be cut out of {dicom}; {reason}")
     record.finish(nodules=len(table), failed=len(failures))
     say(f"{out} holds {len(table)} nodules, cut out with {margin_mm:g} mm around them.")
     if failures:
@@ -146,7 +150,7 @@ def _lost(job: PackJob, reason: LidcCdamError) -> list[Failure]:
 
 def cutout_path(folder: Path, nodule_id: str) -> Path:
     """`PACK/cutouts/<nodule_id>.npz`."""
-    return folder / "cutouts" / f"{nodule_id}.npz"
+    return folder / CUTOUTS / f"{nodule_id}.npz"
 
 
 def cutout_box(nodule: Nodule, frame: Frame, shape: tuple[int, int], margin_mm: float) -> IndexBox:

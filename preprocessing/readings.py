@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lidc_cdam.quality import INITIAL_SCALES, MANY_READINGS, WIDE_RANGE
+from lidc_cdam.quality import BETWEEN, INITIAL_SCALES, MANY_READINGS, WIDE_RANGE
 from lidc_cdam.vocabulary import BIOMARKERS, MALIGNANCY, TARGETS
 from preprocessing.annotations import Nodule, Reading
 from preprocessing.clusters import MOST_READERS
@@ -21,7 +21,6 @@ ABSENT = TARGETS["calcification"].high
 WIDE = 2
 """Range of the readers' codes from which a nodule is flagged."""
 DIVIDED = "a part of that cluster"
-FLAG_SEPARATOR = "; "
 
 
 def rated_columns(nodule: Nodule, selection: Selection) -> dict[str, Any]:
@@ -47,7 +46,7 @@ def rated_columns(nodule: Nodule, selection: Selection) -> dict[str, Any]:
         "malignancy_sd": spread(codes),
         PRESENT: float(np.mean([value_of(reading, PRESENT) for reading in nodule.readings])),
         "internal_structure": float(np.mean([reading.ratings["internalStructure"] for reading in nodule.readings])),
-        "flags": FLAG_SEPARATOR.join(reading_flags(nodule)),
+        "flags": BETWEEN.join(reading_flags(nodule)),
     }
 
 

@@ -106,13 +106,14 @@ class Series:
 
 
 def spacing_flags(z_mm: Sequence[float]) -> tuple[str, ...]:
-    """`irregular z` and `gap` where ascending positions have them."""
+    """`quality.IRREGULAR_Z` and `quality.GAP` where ascending positions have them."""
     steps = np.diff(z_mm)
     if len(steps) < 2:
         return ()
     median = float(np.median(steps))
     irregular = bool((np.abs(steps - median) > max(UNEVEN * median, SAME_Z_MM)).any())
-    return (*(("irregular z",) if irregular else ()), *(("gap",) if (steps > GAP * median).any() else ()))
+    found = {quality.IRREGULAR_Z: irregular, quality.GAP: bool((steps > GAP * median).any())}
+    return tuple(flag for flag, holds in found.items() if holds)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ FARTHEST_MM = 1e5
 SKEW = 0.01
 """Greatest departure of the in-plane directions from unit length and a right angle."""
 LOSSY_SYNTAXES = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless)
-NO_PLACE = "CT image without a position"
+INCOMPLETE = "CT image with an incomplete header"
 DAMAGED = "CT image with a damaged header"
 UNREADABLE = "unreadable file"
 
@@ -71,7 +71,7 @@ class Slice:
 def read_slice(folder: str, name: str) -> Slice | str:
     """A CT slice, or the kind of what the file is instead."""
     try:
-        header = read_header(Path(folder, name))
+        header = read_header(f"{folder}/{name}")
     except (OSError, ValueError):
         return UNREADABLE
     if header is None:
@@ -93,7 +93,7 @@ def read_slice(folder: str, name: str) -> Slice | str:
         )
         number = int(_numbers(header.get("InstanceNumber") or "0")[0])
     except KeyError:
-        return NO_PLACE
+        return INCOMPLETE
     except ValueError:
         return DAMAGED
     if len(place) != 3 or max(map(abs, place)) > FARTHEST_MM:

@@ -6,6 +6,7 @@ pixels lay, of which LIDC-IDRI knows two kinds: rows to the back and columns to 
 """
 
 import gzip
+import os
 import struct
 import zlib
 from collections import Counter
@@ -41,6 +42,8 @@ CLEAR_HU = 100.0
 """By how much nodules must stand out more from their surroundings in one orientation than in the other."""
 AROUND = 5
 """Pixels of surroundings on each side."""
+STDERR = 2
+"""The process's own number of it, which libraries in C++ write to."""
 WITNESSES = 3
 """Nodules, the largest first, that are asked for the orientation."""
 
@@ -224,7 +227,8 @@ class VolumeReader:
 def _naming(path: Path) -> Iterator[None]:
     """Turn what a damaged file makes of its readers into a sentence that names it."""
     try:
-        yield
+        with _silenced():
+            yield
     except (OSError, EOFError, RuntimeError, MemoryError, zlib.error, struct.error) as error:
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = lines[-1].split("): ")[-1].removeprefix("Reason: ")[:160]
@@ -233,6 +237,19 @@ def _naming(path: Path) -> Iterator[None]:
         raise LidcCdamError(
             f"{path} is damaged or incomplete: its voxels cannot be read ({reason}); make the file again."
         ) from error
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep from the screen what ITK's readers write, past Python, of a file that they refuse: a line for each slice."""
+    kept = os.dup(STDERR)
+    try:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), STDERR)
+        yield
+    finally:
+        os.dup2(kept, STDERR)
+        os.close(kept)
 
 
 def _check_nifti(path: Path, voxels: int) -> None:

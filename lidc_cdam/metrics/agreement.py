@@ -1,15 +1,21 @@
 """How well the readers agree with each other: the ceiling of what a model can reach on their readings.
 
-One-way random effects: reading j of nodule i is mu + a_i + e_ij, because the readers of LIDC-IDRI are not named. With
-N nodules, n_i readings of nodule i, M = sum n_i, nodule means m_i and the mean of all readings m:
+One-way random effects: reading j of nodule i is x_ij = mu + a_i + e_ij, because the readers of LIDC-IDRI are not named.
+With n_i readings of nodule i, M = sum n_i, N nodules, means m_i, their reading-weighted mean m, and all P pairs of
+readings of one nodule:
 
-    MSB = sum n_i (m_i - m)^2 / (N - 1)            MSW = sum (n_i - 1) s_i^2 / (M - N)
-    n_0 = (M - sum n_i^2 / M) / (N - 1)            (Shrout & Fleiss 1979; n_0 for unequal numbers, Snedecor & Cochran)
+    MSB = sum n_i (m_i - m)^2 / (N - 1)             MSW = sum_ij (x_ij - m_i)^2 / (M - N)
+    n_0 = (M - sum n_i^2 / M) / (N - 1)             for unequal numbers, Snedecor & Cochran
 
-    ICC(1)               = (MSB - MSW) / (MSB + (n_0 - 1) MSW)
-    mean difference      = mean of |x_ij - x_ik| over all pairs of readings of one nodule, pooled over nodules
-    noise floor of z-MSE = mean_i(MSW / n_i) / var_i(m_i): what even the nodule's true value would miss of the mean of
-                           n_i readings, in units of the population variance of those means
+    icc              = (MSB - MSW) / (MSB + (n_0 - 1) MSW)                        ICC(1), Shrout & Fleiss 1979
+    kappa            = 1 - D / E, with D = mean over pairs of (x_ij - x_ik)^2     quadratic weights, Cohen 1968
+                       and E = the same for two values drawn from the readings in pairs, independently
+    mean_difference  = mean over pairs of |x_ij - x_ik|                           on the readers' scale
+    noise_floor      = mean_i(MSW / n_i) / var_i(m_i)                             of the z-scored mean squared error:
+                       what even the nodule's true value would miss of the mean of n_i readings
+
+Both readings of a pair stand in both roles, so kappa's margins are equal and E is twice the variance of the readings,
+each counted once for every pair it is in.
 
 On the 869 nodules of preset `all` they give the figures of the table in the documentation ("human ceiling").
 """
@@ -23,7 +29,75 @@ import pandas as pd
 from jaxtyping import Float
 
 from lidc_cdam.metrics import weighted
+from lidc_cdam.metrics.intervals import Statistic, Weights, ratio
 from lidc_cdam.vocabulary import BIOMARKERS, MALIGNANCY, TARGETS
+
+
+class NoduleSums:
+    """Per nodule, the sums that every figure is made of: figures of many draws of nodules are a few products."""
+
+    def __init__(self, values: pd.Series, nodules: pd.Series) -> None:
+        """Sum up readings.
+
+        Args:
+            values: one value per reading.
+            nodules: the nodule of each reading; nodules come in the order of their identifiers.
+        """
+        table = pd.DataFrame({"nodule": nodules.to_numpy(), "value": values.to_numpy(dtype=float)})
+        # A common shift changes no figure and keeps the sums of squares from cancelling.
+        table["value"] -= table["value"].mean()
+        groups = table.sort_values("value").groupby("nodule")
+        self.nodules: pd.Index = groups["value"].count().index
+        self.count: np.ndarray = groups["value"].count().to_numpy(dtype=float)
+        self.mean: np.ndarray = groups["value"].mean().to_numpy()
+        self.within: np.ndarray = groups["value"].var(ddof=0).to_numpy() * self.count
+        self.pairs: np.ndarray = self.count * (self.count - 1) / 2
+        # Of n values, the one with r smaller ones stands above r others and below n - 1 - r.
+        above = 2 * groups.cumcount() - groups["value"].transform("count") + 1
+        self.differences: np.ndarray = (above * table["value"]).groupby(table["nodule"]).sum().to_numpy()
+
+    def icc(self, weights: Weights) -> Float[np.ndarray, " replicate"]:
+        """ICC(1) of a single reading."""
+        number, readings = weights.sum(axis=1), weights @ self.count
+        grand = ratio(weights @ (self.count * self.mean), readings)
+        between = ratio(_above_rounding(weights @ (self.count * self.mean**2) - readings * grand**2), number - 1)
+        typical = ratio(readings - ratio(weights @ self.count**2, readings), number - 1)
+        within = self._mean_square_within(weights)
+        return ratio(between - within, between + (typical - 1) * within)
+
+    def kappa(self, weights: Weights) -> Float[np.ndarray, " replicate"]:
+        """Quadratic-weighted kappa of the pairs of readings."""
+        in_pairs = self.count - 1
+        total = weights @ (self.count * in_pairs)
+        mean = ratio(weights @ (in_pairs * self.count * self.mean), total)
+        square = ratio(weights @ (in_pairs * (self.within + self.count * self.mean**2)), total)
+        # The squared differences of all pairs of n values add up to n times their squared deviations.
+        observed = ratio(weights @ (self.count * self.within), weights @ self.pairs)
+        return 1 - ratio(observed, 2 * _above_rounding(square - mean**2))
+
+    def mean_difference(self, weights: Weights) -> Float[np.ndarray, " replicate"]:
+        """Mean absolute difference of two readings of one nodule."""
+        return ratio(weights @ self.differences, weights @ self.pairs)
+
+    def noise_floor(self, weights: Weights) -> Float[np.ndarray, " replicate"]:
+        """What even a nodule's true value would miss of its readers' mean, as z-scored mean squared error."""
+        number = weights.sum(axis=1)
+        mean = ratio(weights @ self.mean, number)
+        variance = _above_rounding(ratio(weights @ self.mean**2, number) - mean**2)
+        return ratio(self._mean_square_within(weights) * ratio(weights @ (1 / self.count), number), variance)
+
+    def _mean_square_within(self, weights: Weights) -> Float[np.ndarray, " replicate"]:
+        return ratio(weights @ self.within, weights @ (self.count - 1))
+
+    @property
+    def figures(self) -> dict[str, Statistic]:
+        """Each figure by the name of its column."""
+        return {
+            "icc": self.icc,
+            "kappa": self.kappa,
+            "mean_difference": self.mean_difference,
+            "noise_floor": self.noise_floor,
+        }
 
 
 @dataclass(frozen=True)
@@ -49,21 +123,9 @@ def agreement(values: pd.Series, nodules: pd.Series) -> Agreement:
         values: one value per reading.
         nodules: the nodule of each reading; any number of readings per nodule, at least one nodule with two.
     """
-    groups = values.groupby(nodules.to_numpy())
-    counts = groups.count().to_numpy(dtype=np.float64)
-    means = groups.mean().to_numpy(dtype=np.float64)
-    number, readings = len(counts), float(counts.sum())
-    if number < 2 or readings <= number:
-        return Agreement(float("nan"), float("nan"), float("nan"))
-    deviations = values.to_numpy(dtype=np.float64) - groups.transform("mean").to_numpy(dtype=np.float64)
-    within = float((deviations**2).sum() / (readings - number))
-    between = float((counts * (means - values.mean()) ** 2).sum() / (number - 1))
-    typical = float((readings - (counts**2).sum() / readings) / (number - 1))
-    return Agreement(
-        _quotient(between - within, between + (typical - 1) * within),
-        float(_pair_differences(values, nodules).mean()),
-        _quotient(float((within / counts).mean()), float(means.var())),
-    )
+    sums = NoduleSums(values, nodules)
+    once = np.ones((1, len(sums.count)))
+    return Agreement(**{name: float(sums.figures[name](once)[0]) for name in ("icc", "mean_difference", "noise_floor")})
 
 
 def agreement_of_targets(readings: pd.DataFrame, nodule_ids: Collection[str] | None = None) -> dict[str, Agreement]:
@@ -125,15 +187,6 @@ def against_others(readings: pd.DataFrame, key: str, centre: Literal["mean", "me
     return pd.DataFrame(rows, columns=["nodule_id", "own", "others"])
 
 
-def _pair_differences(values: pd.Series, nodules: pd.Series) -> Float[np.ndarray, " pair"]:
-    """|x_ij - x_ik| of every pair of readings of one nodule."""
-    table = pd.DataFrame({"nodule": nodules.to_numpy(), "value": values.to_numpy(dtype=np.float64)})
-    table["reading"] = np.arange(len(table))
-    pairs = table.merge(table, on="nodule", suffixes=("", "_other"))
-    pairs = pairs[pairs["reading"] < pairs["reading_other"]]
-    found: Float[np.ndarray, " pair"] = (pairs["value"] - pairs["value_other"]).abs().to_numpy()
-    return found
-
-
-def _quotient(numerator: float, denominator: float) -> float:
-    return numerator / denominator if denominator > 0 else float("nan")
+def _above_rounding(squares: Float[np.ndarray, " replicate"]) -> Float[np.ndarray, " replicate"]:
+    """Differences of squares, where what is left by rounding is 0: nothing is divided by it then."""
+    return np.where(squares > 1e-9, squares, 0.0)

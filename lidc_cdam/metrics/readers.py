@@ -12,9 +12,9 @@ import pandas as pd
 from jaxtyping import Float
 
 from lidc_cdam.metrics import weighted
-from lidc_cdam.metrics.agreement import against_others
+from lidc_cdam.metrics.agreement import NoduleSums, against_others
 from lidc_cdam.metrics.drawn import Drawn, draw, mean_of, on
-from lidc_cdam.metrics.intervals import Statistic, Weights, ratio
+from lidc_cdam.metrics.intervals import Statistic, Weights
 from lidc_cdam.vocabulary import BIOMARKERS, MALIGNANCY, TARGETS
 
 Column = Float[np.ndarray, " nodule"]
@@ -82,19 +82,9 @@ def noise_floor(readings: pd.DataFrame, key: str, nodule_ids: Sequence[str]) -> 
         key: a target.
         nodule_ids: nodules of the weights, in order.
     """
-    values = (
-        readings.dropna(subset=[key]).groupby("nodule_id")[key].agg(["count", "mean", "var"]).reindex(list(nodule_ids))
-    )
-    rows = np.flatnonzero(values["count"].notna().to_numpy())
-    known = values.iloc[rows]
-    counts, means = (known[name].to_numpy(dtype=np.float64) for name in ("count", "mean"))
-    squares = known["var"].fillna(0.0).to_numpy(dtype=np.float64) * (counts - 1)
-
-    def figure(weights: Weights) -> Float[np.ndarray, " replicate"]:
-        within = ratio(weights @ squares, weights @ (counts - 1))
-        return within * weighted.scaled_error(1 / counts, means)(weights)
-
-    return on(figure, rows)
+    known = readings[readings["nodule_id"].isin(list(nodule_ids))].dropna(subset=[key])
+    sums = NoduleSums(known[key], known["nodule_id"])
+    return on(sums.noise_floor, pd.Index(nodule_ids).get_indexer(sums.nodules))
 
 
 def drawn_readers(

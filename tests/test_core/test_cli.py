@@ -95,6 +95,15 @@ def test_a_switch_needs_no_value(capsys, words, arrived):
     assert f": {arrived}\n" in capsys.readouterr().err
 
 
+def test_options_are_shown_as_they_are_written(capsys):
+    assert main(["turn", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--switch-on {true,false}" in shown
+    assert "--switch_on" not in shown
+    assert main(["turn", "--switch-on", "7"]) == 2
+    assert "--switch-on must be bool, but it is 7; see" in capsys.readouterr().err
+
+
 def test_an_unknown_key_of_a_config_file_ends_with_2(capsys, tmp_path):
     config = tmp_path / "step.yaml"
     config.write_text("count: 0\ncolour: red\n")

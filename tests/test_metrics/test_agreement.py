@@ -1,8 +1,12 @@
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import f_oneway
+from sklearn.metrics import cohen_kappa_score
 
-from lidc_cdam.metrics.agreement import agreement, agreement_of_targets, mean_noise_floor, reader_auc
+from lidc_cdam.metrics.agreement import NoduleSums, agreement, agreement_of_targets, mean_noise_floor, reader_auc
 from lidc_cdam.vocabulary import RATINGS, TARGETS
 from preprocessing.annotations import load_nodules
 
@@ -18,6 +22,17 @@ PUBLISHED = {
     "malignancy": (0.55, 0.95, 0.179),
 }
 """SCIENCE.md, human ceiling: ICC(1), mean absolute difference, noise floor, on the 869 nodules of preset `all`."""
+
+FIGURES = ("icc", "kappa", "mean_difference", "noise_floor")
+
+
+@pytest.fixture
+def few() -> tuple[pd.Series, pd.Series]:
+    """Codes of 60 nodules with one to four readers."""
+    rng = np.random.default_rng(3)
+    nodules = np.repeat(np.arange(60), rng.integers(1, 5, 60))
+    codes = np.clip(np.rint(rng.normal(3, 1.2, 60)[nodules] + rng.normal(0, 0.8, len(nodules))), 1, 5)
+    return pd.Series(codes), pd.Series([f"n{index:02d}" for index in nodules])
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +106,50 @@ def test_too_few_readings_have_no_answer() -> None:
     assert single.as_dict() == {"icc": None, "mean_difference": None, "noise_floor": None}
     alike = agreement(pd.Series([2, 2, 2, 2]), pd.Series(["a", "a", "b", "b"]))
     assert alike.as_dict() == {"icc": None, "mean_difference": 0, "noise_floor": None}
+
+
+def test_kappa_is_that_of_both_orders_of_each_pair(few) -> None:
+    values, nodules = few
+    pairs = [
+        pair
+        for _, part in values.groupby(nodules)
+        for one, other in combinations(part, 2)
+        for pair in ((one, other), (other, one))
+    ]
+    sums = NoduleSums(values, nodules)
+    expected = cohen_kappa_score(*zip(*pairs, strict=True), weights="quadratic")
+    assert sums.kappa(np.ones((1, len(sums.count))))[0] == pytest.approx(expected, rel=1e-9)
+
+
+def test_icc_of_equal_numbers_is_that_of_the_analysis_of_variance() -> None:
+    rng = np.random.default_rng(5)
+    readings = rng.normal(size=(40, 1)) + rng.normal(size=(40, 4))
+    ratio = f_oneway(*readings).statistic
+    sums = NoduleSums(pd.Series(readings.ravel()), pd.Series(np.repeat([f"n{index:02d}" for index in range(40)], 4)))
+    assert sums.icc(np.ones((1, 40)))[0] == pytest.approx((ratio - 1) / (ratio + 3))
+
+
+def test_a_weight_is_so_many_copies_of_the_nodule(few) -> None:
+    values, nodules = few
+    sums = NoduleSums(values, nodules)
+    weights = np.random.default_rng(1).integers(0, 4, len(sums.count))
+    copies = [
+        (value, f"{name}_{copy}")
+        for (name, part), weight in zip(values.groupby(nodules), weights, strict=True)
+        for copy in range(weight)
+        for value in part
+    ]
+    literal = NoduleSums(*(pd.Series(column) for column in zip(*copies, strict=True)))
+    for name in FIGURES:
+        expected = literal.figures[name](np.ones((1, weights.sum())))
+        assert sums.figures[name](weights[None].astype(float)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_what_readings_do_not_define_is_empty() -> None:
+    single = NoduleSums(pd.Series([1.0, 2.0, 3.0]), pd.Series(["a", "b", "c"]))
+    alike = NoduleSums(pd.Series([0.1] * 4), pd.Series(["a", "a", "b", "b"]))
+    once = np.ones((1, 3))
+    assert all(np.isnan(figure(once)[0]) for figure in single.figures.values())
+    found = {name: figure(once[:, :2])[0] for name, figure in alike.figures.items()}
+    assert found["mean_difference"] == 0
+    assert np.isnan([found[name] for name in ("icc", "kappa", "noise_floor")]).all()

@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import pytest
@@ -55,7 +56,11 @@ def test_an_incomplete_series_is_named(tmp_path, capsys, shared_data):
     shutil.copytree(series, tmp_path / "dicom")
     doctor(dicom=tmp_path / "dicom", out=tmp_path, check_nodules=False)
     assert "1 of 1018 series found" in capsys.readouterr().out
-    sorted((tmp_path / "dicom").glob("*.dcm"))[40].unlink()
+    files = sorted((tmp_path / "dicom").glob("*.dcm"))
+    files[40].unlink()
+    os.truncate(files[41], 100_000)
     with pytest.raises(LidcCdamError):
         doctor(dicom=tmp_path / "dicom", out=tmp_path, check_nodules=False)
-    assert "LIDC-IDRI-0001: 1 of 133 slices are missing (z = " in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "LIDC-IDRI-0001: 1 of 133 slices are missing (z = " in shown
+    assert f" mm), 1 of 132 files end too early ({files[41].name}) (series " in shown

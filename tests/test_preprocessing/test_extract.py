@@ -192,8 +192,8 @@ def _move(root: Path, index: int) -> None:
     ("damage", "reason"),
     [
         (_truncate, r"1-\d+\.dcm is damaged: its pixels cannot be read"),
-        (_lose, r"must have a slice at each z of the readings, but z = \S+ mm is missing"),
-        (_move, r"must have a slice at each z of the readings, but z = \S+ mm is missing"),
+        (_lose, r"must have a slice at each z of the readings, but lacks z = \S+ mm; fetch"),
+        (_move, r"must have a slice at each z of the readings, but lacks z = \S+ mm; fetch"),
     ],
 )
 def test_a_faulty_slice_fails_its_nodules_and_a_rerun_mends_them(
@@ -318,6 +318,14 @@ def test_a_folder_made_with_other_parameters_is_refused(
         LidcCdamError, match=r"made by `extract` with padding_hu = -4096, but this call has .* -2000; make"
     ):
         run(data, dicom=pristine)
+
+
+def test_settings_that_made_nothing_bind_nobody(pristine: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(LidcCdamError, match="is missing"):
+        run(data, dicom=tmp_path / "none", settings=CropSettings(side=48))
+    run(data, dicom=pristine)
+    with pytest.raises(LidcCdamError, match=r"with side = 32, but this call has side = 48; make the cohort in another"):
+        run(data, dicom=pristine, settings=CropSettings(side=48))
 
 
 def test_a_gap_around_a_nodule(root: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ from preprocessing.series import index_series
 from preprocessing.slices import UNREADABLE, Slice, read_slice
 
 Z = (1.0, 2.0, 3.0)
+NOWHERE = '{"version":1,"folder":"x","shared":["not DICOM"],"files":[["a",1,2,0]]}'
+"""A line whose folder is not absolute."""
 
 
 @pytest.fixture
@@ -115,7 +117,16 @@ def test_an_interrupted_pass_keeps_what_it_read(
 
 @pytest.mark.parametrize(
     "line",
-    ["", "nonsense", "[]", "{}", '{"version":0}', '{"version":1,"folder":"x","shared":[],"files":[["a",1,2,5]]}', "\0"],
+    [
+        "",
+        "nonsense",
+        "[]",
+        "{}",
+        '{"version":0}',
+        '{"version":1,"folder":"x","shared":[],"files":[["a",1,2,5]]}',
+        "\0",
+        NOWHERE,
+    ],
 )
 def test_a_damaged_journal_is_read_past(root: Path, journal: Path, line: str) -> None:
     first = found(root, journal)

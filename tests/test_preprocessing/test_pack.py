@@ -121,6 +121,13 @@ def test_another_margin_is_refused(root: Path, folder: Path) -> None:
         pack(root, folder, margin_mm=10)
 
 
+def test_settings_that_made_nothing_bind_nobody(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(LidcCdamError, match=r"No nodule with 9 readers could be .*; choose fewer --min-readers\."):
+        pack(root, tmp_path / "out", min_readers=9)
+    pack(root, tmp_path / "out")
+    assert set(read_pack(tmp_path / "out").index) == set(NAMES)
+
+
 def test_settings_and_roots_are_checked(root: Path, tmp_path: Path) -> None:
     with pytest.raises(LidcCdamError, match=r"--margin-mm must be at least 0 .* got -1 and 3"):
         pack(root, tmp_path / "out", margin_mm=-1)

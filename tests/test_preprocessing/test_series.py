@@ -40,7 +40,7 @@ def test_what_is_not_wanted_ct_is_counted_by_kind(tmp_path: Path) -> None:
     assert index.series["1.2.3"].positions_mm == (1.0, 2.0, 17.5)
     assert index.others == {
         "Enhanced SR Storage": 1,
-        "CT image without a position": 1,
+        "CT image with an incomplete header": 1,
         "CT image off its series' grid": 1,
         "CT image of a series not asked for": 4,
         "not DICOM": 1,
@@ -168,7 +168,7 @@ def test_values_that_no_slice_can_have_are_damage(tmp_path: Path, name: str, val
 @pytest.mark.parametrize("name", ["RescaleSlope", "RescaleIntercept", "PixelRepresentation", "PixelSpacing", "Rows"])
 def test_a_slice_that_lacks_an_element_is_not_guessed_at(tmp_path: Path, name: str) -> None:
     edit(stack().write(tmp_path)[0], **{name: None})
-    assert index_series(tmp_path).others == {"CT image without a position": 1}
+    assert index_series(tmp_path).others == {"CT image with an incomplete header": 1}
 
 
 @pytest.mark.parametrize(

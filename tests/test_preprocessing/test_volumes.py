@@ -277,7 +277,9 @@ def test_a_file_that_ends_too_early_is_a_sentence(
 @pytest.mark.parametrize(
     ("ending", "cut"), [(".nii", 1), (".nii", 200000), (".nii.gz", 1), (".nii.gz", 2000), (".mhd", 20_000_000)]
 )
-def test_a_lost_end_is_noticed(lungs: np.ndarray, tmp_path: Path, ending: str, cut: int) -> None:
+def test_a_lost_end_is_noticed(
+    lungs: np.ndarray, tmp_path: Path, ending: str, cut: int, capfd: pytest.CaptureFixture[str]
+) -> None:
     path = saved(image_of(lungs), tmp_path, ending)
     voxels = path.with_suffix(".raw") if ending == ".mhd" else path
     voxels.write_bytes(voxels.read_bytes()[:-cut])
@@ -285,6 +287,7 @@ def test_a_lost_end_is_noticed(lungs: np.ndarray, tmp_path: Path, ending: str, c
         LidcCdamError, match=r"is damaged or incomplete: its voxels cannot be read \(.+\); make the file"
     ):
         block_of(path)
+    assert capfd.readouterr().err == "", "ITK's own words"
 
 
 def test_a_volume_of_a_part_of_the_scan_serves_the_nodules_in_it(

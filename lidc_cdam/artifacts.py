@@ -331,6 +331,7 @@ def read_arrays(
     except FileNotFoundError as error:
         raise LidcCdamError(f"{path} is missing; run `lidc-cdam {step}` first.") from error
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        wanted = f"an NPZ file with {', '.join(names)}" if names else "an NPZ file"
         raise LidcCdamError(
-            f"{path} must be an NPZ file with {', '.join(names)}, but it cannot be read ({error})."
+            f"{path} must be {wanted}, but it cannot be read ({error}); delete it and run `lidc-cdam {step}` again."
         ) from error

@@ -1,5 +1,7 @@
 """A nodule's cube on disk: HU, reader counts and, where asked for, signed distances, as NIfTI files of one geometry."""
 
+import gzip
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,8 +130,10 @@ def _read_image(path: Path) -> sitk.Image:
     if not path.exists():
         raise LidcCdamError(f"{path} is missing; run `lidc-cdam extract` again.")
     try:
+        # ITK fills what a file cut short lacks with whatever is in memory, so the file's own check sum is asked first.
+        gzip.decompress(path.read_bytes())
         return sitk.ReadImage(str(path))
-    except RuntimeError as error:
+    except (RuntimeError, OSError, EOFError, zlib.error) as error:
         raise LidcCdamError(
             f"{path} is damaged and cannot be read; delete it and run `lidc-cdam extract` again."
         ) from error

@@ -86,12 +86,13 @@ class NoduleModel(nn.Module):
         outputs: Tensor = self.head(self.embed(images))
         return outputs
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Write `model.safetensors` and `model.json`, each whole or not at all.
 
         Raises:
             LidcCdamError: the backbone is no row of `BACKBONES`, so that no one could build it again.
         """
+        folder = Path(folder)
         if self.backbone_name is None:
             raise LidcCdamError(
                 f"A model saved to {folder} must name its backbone; build it with `build_backbone` "
@@ -119,12 +120,13 @@ class NoduleModel(nn.Module):
         }
 
     @classmethod
-    def load(cls, folder: Path) -> "NoduleModel":
+    def load(cls, folder: Path | str) -> "NoduleModel":
         """The model that `save` wrote, on the CPU and in evaluation mode; its outputs are the same to the last bit.
 
         Raises:
             LidcCdamError: a file is missing or damaged, or the two do not belong together.
         """
+        folder = Path(folder)
         path = folder / DESCRIPTION
         stored = read_json(path)
         check_schema(path, stored)

@@ -100,7 +100,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
     except (SafetensorError, RuntimeError, ValueError, EOFError, KeyError, TypeError) as error:
         raise LidcCdamError(
             f"{path} is damaged or holds no weights that can be read (.safetensors, or tensors that torch.save "
-            f"wrote); fetch it again."
+            f"wrote); fetch or make it again."
         ) from error
     if not isinstance(state, dict) or not state or not all(isinstance(key, str) for key in state):
         raise LidcCdamError(f"{path} must hold named tensors, but it holds a {type(state).__name__} without names.")

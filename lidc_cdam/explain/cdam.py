@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -21,7 +22,7 @@ from torch import Tensor
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.explain.by_autograd import ByAutograd
 from lidc_cdam.explain.closed_form import ClosedForm, why_not
-from lidc_cdam.explain.inputs import check_images, evaluation_mode, in_chunks, token_grid
+from lidc_cdam.explain.inputs import check_images, check_size, evaluation_mode, in_chunks, token_grid
 from lidc_cdam.explain.last_block import Entry, LastBlock
 from lidc_cdam.explain.noise import Noise, check_copies
 from lidc_cdam.explain.registry import ScoreMaps, register
@@ -34,7 +35,23 @@ CLOSED_FORM, AUTOGRAD = "closed form", "autograd"
 MOVED = ("tokens", "block_input")
 
 
-@register("cdam", "CDAM", concepts=True)
+def _check_cdam(batch_size: int = 1) -> None:
+    check_size(batch_size)
+
+
+def _check_integrated(n: int = 1, perturb: str = MOVED[0], batch_size: int = 1) -> None:
+    check_size(batch_size)
+    check_copies(n)
+    if perturb not in MOVED:
+        raise LidcCdamError(f"--options.perturb must be one of {', '.join(MOVED)}; got {perturb!r}.")
+
+
+def _check_smooth(perturb: str = MOVED[0], batch_size: int = 1, **noise: Any) -> None:
+    _check_integrated(perturb=perturb, batch_size=batch_size)
+    Noise(**noise)
+
+
+@register("cdam", "CDAM", concepts=True, check=_check_cdam)
 def cdam(model: NoduleModel, images: Images, targets: Targets = None, *, batch_size: int = 64) -> ScoreMaps:
     """S_ic = sum_j T_ij df_c/dT_ij (Eq. 2) on the token grid.
 
@@ -47,7 +64,7 @@ def cdam(model: NoduleModel, images: Images, targets: Targets = None, *, batch_s
     return _maps(model, images, targets, batch_size, lambda form: form.scores())
 
 
-@register("smooth_cdam", "Smooth CDAM", concepts=True)
+@register("smooth_cdam", "Smooth CDAM", concepts=True, check=_check_smooth)
 def smooth_cdam(
     model: NoduleModel,
     images: Images,
@@ -75,11 +92,12 @@ def smooth_cdam(
             implementation does it (for comparison, by autograd).
         batch_size: images at a time, which bounds the memory and changes nothing else.
     """
+    _check_integrated(perturb=perturb)
     noise = Noise(n, sigma, seed, antithetic)
     return _maps(model, images, targets, batch_size, lambda form: form.smooth(noise), perturb)
 
 
-@register("integrated_cdam", "Integrated CDAM", concepts=True)
+@register("integrated_cdam", "Integrated CDAM", concepts=True, check=_check_integrated)
 def integrated_cdam(
     model: NoduleModel,
     images: Images,
@@ -101,7 +119,7 @@ def integrated_cdam(
             its scores do not add up, because the block's norm takes the path's scale away).
         batch_size: images at a time, which bounds the memory and changes nothing else.
     """
-    check_copies(n)
+    _check_integrated(n, perturb)
     return _maps(model, images, targets, batch_size, lambda form: form.integrated(n), perturb)
 
 
@@ -182,8 +200,6 @@ def _maps(
     perturb: str = MOVED[0],
 ) -> Float[Tensor, "image target *path row column"]:
     """Scores of the patch tokens on their grid, a part of the images at a time."""
-    if perturb not in MOVED:
-        raise LidcCdamError(f"--options.perturb must be one of {', '.join(MOVED)}; got {perturb!r}.")
     cut, request = LastBlock(model), Request.of(model, targets)
     check_images(model, images)
     weight = next(model.parameters())

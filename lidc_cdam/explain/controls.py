@@ -38,7 +38,12 @@ def random(
     return torch.from_numpy(np.array(maps)).to(images)
 
 
-@register("centre", "Centred Gaussian")
+def _check_centre(sigma: float = 1.0) -> None:
+    if sigma <= 0:
+        raise LidcCdamError(f"--options.sigma must be above 0; got {sigma}.")
+
+
+@register("centre", "Centred Gaussian", check=_check_centre)
 def centre(
     model: NoduleModel,
     images: Float[Tensor, "image channel height width"],
@@ -55,8 +60,7 @@ def centre(
         sigma: width as a share of the image's side, above 0; 0.2 of a 32 mm crop are 6.4 mm.
     """
     indices = check_request(model, images, targets)
-    if sigma <= 0:
-        raise LidcCdamError(f"--options.sigma must be above 0; got {sigma}.")
+    _check_centre(sigma)
     rows, columns = (np.linspace(-0.5, 0.5, 2 * side + 1)[1::2] for side in token_grid(model, images))
     gaussian = np.exp(-(rows[:, None] ** 2 + columns[None] ** 2) / (2 * sigma**2))
     return torch.from_numpy(gaussian).to(images).expand(len(images), len(indices), -1, -1).clone()

@@ -81,6 +81,15 @@ def in_chunks(images: Float[Tensor, "image ..."], size: int) -> Iterator[Float[T
     Raises:
         LidcCdamError: `size` is below 1.
     """
-    if size < 1:
-        raise LidcCdamError(f"--batch-size must be at least 1 image; got {size}.")
+    check_size(size)
     yield from torch.split(images, size)
+
+
+def check_size(batch_size: int) -> None:
+    """Check how many images are taken at a time.
+
+    Raises:
+        LidcCdamError: it is below 1.
+    """
+    if batch_size < 1:
+        raise LidcCdamError(f"--batch-size must be at least 1 image; got {batch_size}.")

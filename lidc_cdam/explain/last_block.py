@@ -46,7 +46,8 @@ class LastBlock:
         """Find the parts.
 
         Raises:
-            LidcCdamError: the backbone has no last block with `norm1` and `attn`; the sentence names what is missing.
+            LidcCdamError: the backbone has no last block with `norm1` and `attn` (the sentence names what is missing),
+                or its parameters were made in inference mode.
         """
         backbone = model.backbone
         blocks = getattr(backbone, "blocks", None)
@@ -61,6 +62,11 @@ class LastBlock:
         missing = [name for name, part in present.items() if part is None]
         if missing:
             raise not_a_vit(model, missing)
+        if any(parameter.is_inference() for parameter in model.parameters()):
+            raise LidcCdamError(
+                "A model to explain must allow gradients, but this one was made inside `torch.inference_mode`; "
+                "make or load it outside."
+            )
         self.model = model
         self.block = block
         self.attention: Any = block.attn
@@ -75,7 +81,7 @@ class LastBlock:
         """Run the model once, without gradients, and keep what arrives at the last block.
 
         Raises:
-            LidcCdamError: the last block does not put `norm1` right before `attn`.
+            LidcCdamError: the last block does not put `norm1` right before `attn`, or the outputs are not finite.
         """
         caught: dict[str, Any] = {}
 
@@ -99,6 +105,11 @@ class LastBlock:
             outputs = self.model(images)
         if caught.get("entered") is None or caught["entered"] is not caught.get("tokens"):
             raise self._another_structure()
+        if not torch.isfinite(outputs).all():
+            raise LidcCdamError(
+                f"A model to explain must give finite outputs, but this one gives NaN or infinity: its weights hold "
+                f"such numbers, or {outputs.dtype} is too narrow for it; train it again, or explain it in float32."
+            )
         # Under autocast the layers work in another precision than the parameters, in which the rest is computed.
         dtype = next((parameter.dtype for parameter in self.block.parameters()), outputs.dtype)
         tokens, residual = caught["tokens"].to(dtype), caught["residual"].to(dtype)

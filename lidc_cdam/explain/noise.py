@@ -1,5 +1,6 @@
 """The noise of Smooth CDAM: the same draws for every image, batch, part of a batch and precision."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -28,8 +29,8 @@ class Noise:
 
     def __post_init__(self) -> None:
         check_copies(self.n)
-        if self.sigma is not None and not self.sigma >= 0:
-            raise LidcCdamError(f"--options.sigma must be 0 or more; got {self.sigma}.")
+        if self.sigma is not None and not 0 <= self.sigma < math.inf:
+            raise LidcCdamError(f"--options.sigma must be 0 or more and finite; got {self.sigma}.")
         if self.antithetic and self.n % 2:
             raise LidcCdamError(f"--options.n must be even where --options.antithetic is true; got {self.n}.")
 

@@ -1,10 +1,13 @@
 """The table of estimators, and the one function that calls any of them."""
 
 import inspect
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, ParamSpec
+from numbers import Integral, Real
+from types import NoneType
+from typing import Any, ParamSpec, get_args
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -33,6 +36,15 @@ RESOLUTIONS = ("token", "pixel")
 Options = ParamSpec("Options")
 ScoreMaps = Float[Tensor, "image target row column"]
 
+KINDS: dict[Any, tuple[str, Callable[[Any], bool]]] = {
+    bool: ("true or false", lambda value: isinstance(value, bool)),
+    int: ("a whole number", lambda value: isinstance(value, Integral) and not isinstance(value, bool)),
+    float: ("a finite number", lambda v: isinstance(v, Real) and not isinstance(v, bool) and math.isfinite(v)),
+    str: ("a word", lambda value: isinstance(value, str)),
+    NoneType: ("null", lambda value: value is None),
+}
+"""Types of options: in words, and what is one. JSON knows them all; an option of another type is not checked."""
+
 
 @dataclass(frozen=True)
 class Explainer:
@@ -45,6 +57,8 @@ class Explainer:
     """Name for people."""
     concepts: bool = False
     """Whether it explains likenesses (`Concept`) besides outputs."""
+    check: Callable[..., None] | None = None
+    """Called with the options of a call before any image is read; raises LidcCdamError at what cannot be."""
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -52,13 +66,30 @@ class Explainer:
         parameters = inspect.signature(self.function).parameters.values()
         return tuple(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
 
+    def check_option(self, name: str, value: Any) -> None:
+        """Check one option's name and type.
+
+        Raises:
+            LidcCdamError: it is unknown, or of another type than the function takes.
+        """
+        if name not in self.options:
+            known = ", ".join(self.options) or "none"
+            raise LidcCdamError(
+                f"--options of {self.name} must be among: {known}; got {name!r}{_nearest(name, self.options)}"
+            )
+        annotation = inspect.signature(self.function).parameters[name].annotation
+        kinds = get_args(annotation) or (annotation,)
+        if all(kind in KINDS for kind in kinds) and not any(KINDS[kind][1](value) for kind in kinds):
+            wanted = " or ".join(KINDS[kind][0] for kind in kinds)
+            raise LidcCdamError(f"--options.{name} of {self.name} must be {wanted}; got {value!r}.")
+
 
 EXPLAINERS: dict[str, Explainer] = {}
 """Every estimator by name; an entry joins by `@register`."""
 
 
 def register(
-    name: str, title: str, concepts: bool = False
+    name: str, title: str, concepts: bool = False, check: Callable[..., None] | None = None
 ) -> Callable[[Callable[Options, ScoreMaps]], Callable[Options, ScoreMaps]]:
     """Enter a function into `EXPLAINERS`.
 
@@ -66,6 +97,7 @@ def register(
         name: name on the command line and of the maps' folder.
         title: name for people.
         concepts: whether it explains likenesses (`Concept`) besides outputs.
+        check: takes the same options by name, checks their values and raises LidcCdamError.
 
     Raises:
         ValueError: the name is taken.
@@ -74,29 +106,27 @@ def register(
     def enter(function: Callable[Options, ScoreMaps]) -> Callable[Options, ScoreMaps]:
         if name in EXPLAINERS:
             raise ValueError(f"an estimator named {name!r} is registered already")
-        EXPLAINERS[name] = Explainer(name, function, title, concepts)
+        EXPLAINERS[name] = Explainer(name, function, title, concepts, check)
         return function
 
     return enter
 
 
-def find_explainer(method: str, options: Sequence[str] = ()) -> Explainer:
-    """The estimator called `method`, which must know all `options`.
+def find_explainer(method: str, options: Mapping[str, Any]) -> Explainer:
+    """The estimator called `method`, which must be able to work with `options`.
 
     Raises:
-        LidcCdamError: the method, or an option of it, is unknown.
+        LidcCdamError: the method, or an option of it, is unknown, or an option is none that it can work with.
     """
     if method not in EXPLAINERS:
         raise LidcCdamError(
-            f"--method must be one of {', '.join(EXPLAINERS)}; got {method!r}{_nearest(method, EXPLAINERS)}."
+            f"--method must be one of {', '.join(EXPLAINERS)}; got {method!r}{_nearest(method, EXPLAINERS)}"
         )
     explainer = EXPLAINERS[method]
-    for option in options:
-        if option not in explainer.options:
-            known = ", ".join(explainer.options) or "none"
-            raise LidcCdamError(
-                f"--options of {method} must be among: {known}; got {option!r}{_nearest(option, explainer.options)}."
-            )
+    for name, value in options.items():
+        explainer.check_option(name, value)
+    if explainer.check is not None:
+        explainer.check(**options)
     return explainer
 
 
@@ -125,7 +155,7 @@ def explain(
     Raises:
         LidcCdamError: an unknown method, option, target or resolution, or images that do not fit the model.
     """
-    explainer = find_explainer(method, tuple(options))
+    explainer = find_explainer(method, options)
     if resolution not in RESOLUTIONS:
         raise LidcCdamError(f"--resolution must be one of {', '.join(RESOLUTIONS)}; got {resolution!r}.")
     request = Request.of(model, targets)
@@ -156,4 +186,4 @@ def check_request(
 
 def _nearest(name: str, known: Sequence[str] | dict[str, Explainer]) -> str:
     near = get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return f"; did you mean {near[0]!r}?" if near else "."

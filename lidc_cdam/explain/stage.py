@@ -25,7 +25,18 @@ from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.explain.cdam import CLOSED_FORM
 from lidc_cdam.explain.registry import find_explainer
 from lidc_cdam.explain.volume import Upsampling
-from lidc_cdam.explain.work import Failure, Job, MapTask, Outcome, Task, VolumeTask, forget_fold, jobs_of, run_job
+from lidc_cdam.explain.work import (
+    Failure,
+    Job,
+    MapTask,
+    Outcome,
+    Task,
+    VolumeTask,
+    forget_fold,
+    form_used,
+    jobs_of,
+    run_job,
+)
 from lidc_cdam.files import read_json
 from lidc_cdam.geometry import VIEWS, Grid
 from lidc_cdam.intensity import STATISTICS, Statistics
@@ -105,6 +116,7 @@ class Part:
     missing: list[str]
     record: provenance.Record
     jobs: list[Job]
+    model_digest: str
 
 
 def _check(
@@ -115,7 +127,7 @@ def _check(
     upsampling: Upsampling,
     batch_size: int,
 ) -> None:
-    find_explainer(method, tuple(options))
+    find_explainer(method, options)
     if batch_size < 1:
         raise LidcCdamError(f"--batch-size must be at least 1 image; got {batch_size}.")
     if volume and slices is not None:
@@ -211,14 +223,15 @@ def _begin(task: Task, whole: tuple[str, ...], fold: int, data: Path | None) -> 
     """Claim a fold's folder and say what is missing there."""
     nodule_ids = _nodules(task.run, fold, data)
     inputs = _model_digests(task, fold, whole)
-    jobs = list(jobs_of(task, fold, nodule_ids, provenance.sha256_of(inputs)))
+    model_digest = provenance.sha256_of(inputs)
+    jobs = list(jobs_of(task, fold, nodule_ids, model_digest))
     task.check_crops(fold, nodule_ids)
     inputs["crops"] = read_dataset(task.data).digest(nodule_ids)
     folder, stage = fold_folder(task.out, fold), f"{task.stage}/{task.method}"
     record = provenance.begin(folder, stage, task.claim, inputs)
     if jobs and record.finished:
         provenance.reopen(folder, stage)
-    return Part(fold, nodule_ids, task.missing(fold, nodule_ids), record, jobs)
+    return Part(fold, nodule_ids, task.missing(fold, nodule_ids), record, jobs, model_digest)
 
 
 def _model_digests(task: Task, fold: int, expected: tuple[str, ...]) -> dict[str, Path | str]:
@@ -246,16 +259,22 @@ def _explain(task: Task, parts: Sequence[Part], workers: Workers) -> None:
         _say_size(task, sum(len(part.missing) for part in parts))
     try:
         outcomes = list(map_items(run_job, jobs, f"Explaining ({task.method} {task.kind})", workers))
+        for part in parts:
+            _finish(task, part, [outcome for outcome in outcomes if outcome.fold == part.fold])
     finally:
         forget_fold()
-    for part in parts:
-        own = [outcome for outcome in outcomes if outcome.fold == part.fold]
-        if part.jobs:
-            _record_failures(task, part.fold, [failure for outcome in own for failure in outcome.failures])
-        if not task.missing(part.fold, part.nodule_ids) and (part.jobs or not part.record.finished):
-            used = sorted({outcome.method_used for outcome in own} - {""})
-            part.record.finish(nodules=len(part.nodule_ids), **({"method_used": used[0]} if used else {}))
     _tell(task, parts, outcomes)
+
+
+def _finish(task: Task, part: Part, outcomes: Sequence[Outcome]) -> None:
+    """Record what came of a fold."""
+    if part.jobs:
+        _record_failures(task, part.fold, [failure for outcome in outcomes for failure in outcome.failures])
+    if not task.missing(part.fold, part.nodule_ids) and (part.jobs or not part.record.finished):
+        # A call that was killed right before this has left all its files and no outcome.
+        told = next((outcome.method_used for outcome in outcomes if outcome.method_used), None)
+        used = told or form_used(task, part.fold, part.model_digest)
+        part.record.finish(nodules=len(part.nodule_ids), **({"method_used": used} if used else {}))
 
 
 def _say_size(task: Task, nodules: int) -> None:

@@ -42,6 +42,11 @@ class Concept:
             raise LidcCdamError(
                 f"A concept's similarity must be one of {', '.join(SIMILARITIES)}; got {self.similarity!r}."
             )
+        if not torch.isfinite(self.latent).all():
+            raise LidcCdamError(
+                f"Concept {self.name!r} must have a latent of finite numbers, but it holds NaN or infinity; make it "
+                f"with `Concept.from_images` from a model whose outputs are finite."
+            )
 
     @classmethod
     def from_images(

@@ -16,7 +16,7 @@ from lidc_cdam.crop_files import read_crop
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.explain.cdam import AUTOGRAD, MOVED, method_used
 from lidc_cdam.explain.inputs import in_chunks
-from lidc_cdam.explain.registry import explain
+from lidc_cdam.explain.registry import EXPLAINERS, explain
 from lidc_cdam.explain.volume import Upsampling, merge_slices
 from lidc_cdam.geometry import Grid, take_view
 from lidc_cdam.intensity import STATISTICS, Statistics, read_cube, stack_images
@@ -214,7 +214,7 @@ def run_job(job: Job) -> Outcome:
     for nodule_id, nodule in zip(images, scores.reshape(shape).movedim(3, 1), strict=True):
         if nodule_id in missing:
             task.write(fold, nodule_id, nodule)
-    return Outcome(fold, tuple(failures), _method_used(job))
+    return Outcome(fold, tuple(failures), form_used(task, fold, job.model_digest))
 
 
 @lru_cache(maxsize=1)
@@ -243,12 +243,13 @@ def forget_fold() -> None:
     form_of_fold.cache_clear()
 
 
-def _method_used(job: Job) -> str:
-    if job.task.method not in CDAM_METHODS:
+def form_used(task: Task, fold: int, digest: str) -> str:
+    """How a task's scores are computed on a fold's model; empty for an estimator that has one way."""
+    if task.method not in CDAM_METHODS:
         return ""
-    if job.task.options.get("perturb", MOVED[0]) != MOVED[0]:
+    if task.options.get("perturb", MOVED[0]) != MOVED[0]:
         return AUTOGRAD
-    return form_of_fold(job.task.run, job.fold, job.model_digest)
+    return form_of_fold(task.run, fold, digest)
 
 
 def _images_hu(task: Task, nodule_id: str) -> Float[Tensor, "image height width"]:
@@ -261,8 +262,11 @@ def _explain(
     task: Task, model: NoduleModel, statistics: Statistics, images_hu: Float[Tensor, "image height width"]
 ) -> Float32[Tensor, "image target row column"]:
     device = next(model.parameters()).device
+    options = dict(task.options)
+    if "batch_size" in EXPLAINERS[task.method].options:
+        options.setdefault("batch_size", task.batch_size)
     parts = []
     for chunk in in_chunks(images_hu, task.batch_size):
         images = statistics.intensity.apply(chunk.to(device), model.image_size)
-        parts.append(explain(model, images, task.targets, task.method, **task.options).float().cpu())
+        parts.append(explain(model, images, task.targets, task.method, **options).float().cpu())
     return torch.cat(parts)

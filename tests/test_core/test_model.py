@@ -37,7 +37,7 @@ def test_outputs_are_the_head_on_the_class_latent(images, head):
 def test_a_reloaded_model_is_the_same_to_the_last_bit(tmp_path, images, head):
     model = build(("malignancy", "margin"), head, image_size=(32, 32), dropout=0.1)
     model.save(tmp_path / "fold_0")
-    loaded = NoduleModel.load(tmp_path / "fold_0")
+    loaded = NoduleModel.load(str(tmp_path / "fold_0"))
     assert loaded.targets == ("malignancy", "margin")
     assert loaded.head_kind == head
     assert loaded.backbone.head_drop.p == 0.1

@@ -189,7 +189,8 @@ def test_the_path_of_the_block_input_leaves_the_tokens_where_they_are(model, mak
         ),
         (smooth_cdam, {"perturb": "pixels"}, "--options.perturb must be one of tokens, block_input; got 'pixels'"),
         (integrated_cdam, {"perturb": "x"}, "--options.perturb must be one of tokens, block_input; got 'x'"),
-        (smooth_cdam, {"sigma": float("nan")}, "--options.sigma must be 0 or more; got nan"),
+        (smooth_cdam, {"sigma": float("nan")}, "--options.sigma must be 0 or more and finite; got nan"),
+        (smooth_cdam, {"sigma": float("inf")}, "--options.sigma must be 0 or more and finite; got inf"),
     ],
 )
 def test_options_that_mean_nothing(model, make_images, method, options, sentence):

@@ -88,3 +88,23 @@ def test_a_backbone_of_another_family_passes_its_extra_arguments(model):
     cut = LastBlock(model)
     entry = cut.enter(torch.randn(2, 3, 16, 16, dtype=torch.float64))
     assert cut.gradients(entry.tokens, entry, model.head).abs().sum() > 0
+
+
+def test_a_model_that_gives_no_numbers_is_refused(model, make_images):
+    with torch.no_grad():
+        model.backbone.blocks[0].mlp.fc1.weight[0, 0] = torch.nan
+    with pytest.raises(LidcCdamError, match="must give finite outputs, but this one gives NaN or infinity"):
+        cdam(model, make_images(model))
+
+
+def test_a_model_made_in_inference_mode_is_refused(make_model, make_images):
+    with torch.inference_mode():
+        model = make_model()
+    with pytest.raises(LidcCdamError, match=r"was made inside `torch.inference_mode`; make or load it outside"):
+        cdam(model, make_images(model))
+
+
+def test_images_of_inference_mode_are_explained(model, make_images):
+    expected = cdam(model, make_images(model))
+    with torch.inference_mode():
+        assert torch.equal(cdam(model, make_images(model)), expected)

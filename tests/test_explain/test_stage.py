@@ -77,10 +77,11 @@ def test_an_interrupted_step_goes_on(run, monkeypatch, capsys):
     assert not list(run.rglob(".writing-*"))
 
 
-def test_a_damaged_crop_is_a_row_and_the_others_go_on(run, capsys):
+@pytest.mark.parametrize("kept", [0.05, 0.7])
+def test_a_damaged_crop_is_a_row_and_the_others_go_on(run, capsys, kept):
     crop = crop_files.crop_path(run.parent / "data", "b")
     good = crop.read_bytes()
-    crop.write_bytes(good[:100])
+    crop.write_bytes(good[: int(kept * len(good))])
     explain_run(run)
     assert "Could not explain 1 of the nodules" in capsys.readouterr().out
     failed = pd.read_csv(run / "fold_0/maps/cdam/failed.csv")
@@ -131,6 +132,15 @@ def test_a_checkpoint_of_another_task_is_refused(run):
     [
         ({"method": "cdma"}, "--method must be one of"),
         ({"options": {"n": 3}}, "--options of cdam must be among: batch_size; got 'n'"),
+        ({"method": "smooth_cdam", "options": {"n": 0}}, "--options.n must be at least 1; got 0"),
+        ({"method": "smooth_cdam", "options": {"n": "x"}}, "n of smooth_cdam must be a whole number; got 'x'"),
+        ({"method": "smooth_cdam", "options": {"n": 2.5}}, "n of smooth_cdam must be a whole number; got 2.5"),
+        ({"method": "smooth_cdam", "options": {"n": True}}, "n of smooth_cdam must be a whole number; got True"),
+        ({"method": "smooth_cdam", "options": {"sigma": "NaN"}}, "must be a finite number or null; got 'NaN'"),
+        ({"method": "smooth_cdam", "options": {"antithetic": "yes"}}, "must be true or false; got 'yes'"),
+        ({"method": "integrated_cdam", "options": {"perturb": "x"}}, "--options.perturb must be one of tokens"),
+        ({"method": "cdam", "options": {"batch_size": 0}}, "--batch-size must be at least 1"),
+        ({"method": "centre", "options": {"sigma": 0}}, "--options.sigma must be above 0; got 0"),
         ({"slices": (40,)}, r"--slices must be at least one index from 0 to 31; got \[40\]"),
         ({"batch_size": 0}, "--batch-size must be at least 1"),
         ({"folds": [0, 7]}, r"--folds must be among the folds trained in .*, \[0, 1\]; got \[7\]"),

@@ -92,6 +92,7 @@ def test_a_concepts_distance_to_itself_has_a_map(model, make_images):
             lambda: Concept("x", torch.zeros(12), "euclid"),
             "similarity must be one of dot, cosine, distance; got 'euclid'",
         ),
+        (lambda: Concept("x", torch.full((12,), torch.nan)), "Concept 'x' must have a latent of finite numbers"),
     ],
 )
 def test_what_cannot_be_a_target(make, sentence):

@@ -13,7 +13,7 @@ from lidc_cdam import artifacts, crop_files
 from lidc_cdam.cli import main
 from lidc_cdam.compute import Workers
 from lidc_cdam.errors import LidcCdamError
-from lidc_cdam.explain import EXPLAINERS, Explainer, explain, work
+from lidc_cdam.explain import EXPLAINERS, Explainer, explain, stage, work
 from lidc_cdam.explain.stage import explain_run
 from lidc_cdam.geometry import VIEWS, take_view
 from lidc_cdam.intensity import Statistics
@@ -250,3 +250,29 @@ def test_bad_settings_write_no_volume(run, options, sentence):
     with pytest.raises(LidcCdamError, match=sentence):
         explain_run(run, **({"volume": True} | options))
     assert not list(run.rglob("volumes"))
+
+
+def test_a_record_finished_later_says_the_same(run, monkeypatch):
+    """The last file was there, the record was not."""
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            explain_run(run, folds=[1])
+    assert not read_record(run / "fold_1", "explain/cdam")["finished"]
+    explain_run(run, folds=[1])
+    assert read_record(run / "fold_1", "explain/cdam")["results"]["method_used"] == "closed form"
+
+
+def test_the_batch_size_of_the_command_is_the_estimators(run, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(work, "explain", lambda *given, **options: sizes.append(options) or explain(*given, **options))
+    explain_run(run, folds=[1], batch_size=128)
+    explain_run(run, folds=[1], method="random", batch_size=128)
+    assert sizes == [{"batch_size": 128}, {}]
+
+
+def test_a_damaged_file_of_maps_says_what_to_do(run):
+    explain_run(run, folds=[1])
+    artifacts.maps_path(run, 1, "cdam", "c").write_bytes(b"PK")
+    with pytest.raises(LidcCdamError, match=r"c.npz must be an NPZ file, but it .*; delete it and run .* again"):
+        explain_run(run, folds=[1])

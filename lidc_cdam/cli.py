@@ -36,6 +36,7 @@ COMMANDS: dict[str, Command] = {
     "extract": Command("preprocessing.extract:extract", "Make 1 mm cubes and reader masks from DICOM or a pack"),
     "split": Command("preprocessing.splits:split", "Divide the extracted nodules into folds"),
     "train": Command("training.fit:train", "Train one fold", "train"),
+    "sweep": Command("training.sweep:sweep", "Search settings on validation nodules (Optuna)", "train"),
     "crossval": Command("training.crossval:crossval", "Train all folds and pool their test predictions", "train"),
     "predict": Command("training.predict:predict", "Apply a finished run to other nodules (mean over its folds)"),
     "explain": Command("lidc_cdam.explain.stage:explain_run", "Write signed maps for every target of a run"),

@@ -1,5 +1,6 @@
 """Train one fold: stage `train`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,20 +71,43 @@ def fit_fold(run: Run, index: int, cubes: Cubes) -> bool:
     record = fold_record(run, index)
     if record.finished:
         return False
-    with quiet(), contained():
-        data = FoldData(cubes, run.cohort, fold, run.settings)
-        task = _build_task(run.settings, index, data)
-        keeper = Keeper(folder / CHECKPOINT, f"Fold {index}")
-        _fit(run, index, task, data, keeper)
-    task.model.load_state_dict(keeper.best)
+    checkpoint = folder / CHECKPOINT
+    model, data, keeper = train_fold(run, index, cubes, checkpoint)
     data.statistics.write(folder / STATISTICS)
-    task.model.save(folder)
+    model.save(folder)
     history = pd.DataFrame(keeper.history)
     write_table(folder / HISTORY, history, ("epoch", "train_loss", "val_loss"))
-    write_predictions(folder / PREDICTIONS, predict_fold(task.model.eval(), data, cubes, run, fold, index))
+    write_predictions(folder / PREDICTIONS, predict_fold(model, data, cubes, run, fold, index))
     record.finish(best_epoch=keeper.best_epoch, epochs=len(history))
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    checkpoint.unlink(missing_ok=True)
     return True
+
+
+def train_fold(
+    run: Run, index: int, cubes: Cubes, checkpoint: Path, callbacks: Sequence[pl.Callback] = ()
+) -> tuple[NoduleModel, FoldData, Keeper]:
+    """Train a fold, or go on with it, up to its best validation epoch; its test nodules are not looked at.
+
+    Args:
+        run: the run.
+        index: the fold, from 0.
+        cubes: HU cubes of at least the fold's training and validation nodules.
+        checkpoint: where each finished epoch is kept.
+        callbacks: what else listens to the training.
+
+    Returns:
+        The model with the best epoch's weights, in evaluation mode; the fold's data; the history.
+
+    Raises:
+        LidcCdamError: the training diverged, or the checkpoint is damaged.
+    """
+    with quiet(), contained():
+        data = FoldData(cubes, run.cohort, run.splits.folds[index], run.settings)
+        task = _build_task(run.settings, index, data)
+        keeper = Keeper(checkpoint, f"Fold {index}")
+        _fit(run, index, task, data, [keeper, *callbacks], checkpoint)
+    task.model.load_state_dict(keeper.best)
+    return task.model.eval(), data, keeper
 
 
 def _build_task(settings: TrainingSettings, index: int, data: FoldData) -> NoduleTask:
@@ -95,14 +119,13 @@ def _build_task(settings: TrainingSettings, index: int, data: FoldData) -> Nodul
     return NoduleTask(model, data.statistics.intensity, settings, steps)
 
 
-def _fit(run: Run, index: int, task: NoduleTask, data: FoldData, keeper: Keeper) -> None:
-    folder, settings = fold_folder(run.out, index), run.settings
-    label = f"Fold {index} ({index + 1} of {len(run.splits.folds)})"
-    callbacks: list[pl.Callback] = [keeper, EpochBar(label)]
-    if settings.patience is not None:
-        callbacks.append(EarlyStopping("val_loss", patience=settings.patience, check_finite=False))
-    checkpoint = folder / CHECKPOINT
-    trainer = build_trainer(settings, callbacks, folder)
+def _fit(
+    run: Run, index: int, task: NoduleTask, data: FoldData, listeners: Sequence[pl.Callback], checkpoint: Path
+) -> None:
+    callbacks = [*listeners, EpochBar(f"Fold {index} ({index + 1} of {len(run.splits.folds)})")]
+    if run.settings.patience is not None:
+        callbacks.append(EarlyStopping("val_loss", patience=run.settings.patience, check_finite=False))
+    trainer = build_trainer(run.settings, callbacks, checkpoint.parent)
     trainer.fit(task, datamodule=data, ckpt_path=checkpoint if checkpoint.exists() else None)
 
 

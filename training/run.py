@@ -1,7 +1,9 @@
 """A run's folder: its claim, its resolved configuration, and what it reads."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
@@ -52,7 +54,14 @@ class Run:
         return fold
 
 
-def open_run(data: Path, out: Path, settings: TrainingSettings, splits: Path | None) -> Run:
+def open_run(
+    data: Path,
+    out: Path,
+    settings: TrainingSettings,
+    splits: Path | None,
+    stage: str = STAGE,
+    more: Mapping[str, Any] | None = None,
+) -> Run:
     """Claim an output folder for one configuration and write its `config.yaml`.
 
     Args:
@@ -60,6 +69,8 @@ def open_run(data: Path, out: Path, settings: TrainingSettings, splits: Path | N
         out: the run's folder.
         settings: what decides the training.
         splits: the folds; `DATA/splits.json` by default.
+        stage: name of the record.
+        more: what decides the result besides the settings.
 
     Raises:
         LidcCdamError: an input is missing, the splits belong to another cohort, or the folder to another configuration.
@@ -81,7 +92,7 @@ def open_run(data: Path, out: Path, settings: TrainingSettings, splits: Path | N
     }
     if settings.weights not in (None, HUB):
         inputs["weights"] = _weights_file(str(settings.weights))
-    record = provenance.begin(out, STAGE, settings.as_dict(), inputs)
+    record = provenance.begin(out, stage, {**settings.as_dict(), **(more or {})}, inputs)
     config = {"data": str(data.resolve()), "splits": str(place.resolve()), **settings.as_dict()}
     if not (out / CONFIG).exists():
         write_text(out / CONFIG, yaml.safe_dump(config, sort_keys=False))

@@ -40,9 +40,15 @@ def column_of(target: Target) -> str:
 
 
 def read_truth(
-    cohort: pd.DataFrame, nodule_ids: Sequence[str], targets: Sequence[Target]
+    cohort: pd.DataFrame, nodule_ids: Sequence[str], targets: Sequence[Target], undecided: bool = False
 ) -> Float64[np.ndarray, "nodule target"]:
     """The readers' values (label 0 / 1, mean rating, mm) of nodules.
+
+    Args:
+        cohort: the cohort table, indexed by nodule.
+        nodule_ids: which.
+        targets: columns of the result.
+        undecided: whether a nodule may have no malignancy label, which is then NaN.
 
     Raises:
         LidcCdamError: a nodule is not in the cohort or has no value.
@@ -53,8 +59,11 @@ def read_truth(
             f"The splits must name nodules of the cohort, but {missing[0]} is not in it; run `lidc-cdam split` again."
         )
     values = cohort.loc[list(nodule_ids), [column_of(target) for target in targets]].to_numpy(dtype=np.float64)
-    if np.isnan(values).any():
-        row, column = np.argwhere(np.isnan(values))[0]
+    wrong = np.isnan(values)
+    if undecided:
+        wrong &= [target is not MALIGNANCY for target in targets]
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
         raise LidcCdamError(
             f"Every nodule of the splits must have a value for {targets[column].key}, but {nodule_ids[row]} has none; "
             f"run `lidc-cdam split` again."
@@ -137,7 +146,7 @@ class FoldData(pl.LightningDataModule):
     def __init__(self, cubes: Cubes, cohort: pd.DataFrame, fold: Fold, settings: TrainingSettings) -> None:
         super().__init__()
         targets = settings.resolved_targets
-        truth = read_truth(cohort, fold.train, targets)
+        truth = read_truth(cohort, fold.train, targets, settings.indeterminate)
         self.statistics = fit_statistics(cubes, fold.train, truth, targets, settings.views)
         scaling = self.statistics.scaling
         self.train = Part(fold.train, scaling.to_model(truth).astype(np.float32))

@@ -102,7 +102,7 @@ def train_fold(
         LidcCdamError: the training diverged, or the checkpoint is damaged.
     """
     with quiet(), contained():
-        data = FoldData(cubes, run.cohort, run.splits.folds[index], run.settings)
+        data = FoldData(cubes, run.cohort, run.fold(index), run.settings)
         task = _build_task(run.settings, index, data)
         keeper = Keeper(checkpoint, f"Fold {index}")
         _fit(run, index, task, data, [keeper, *callbacks], checkpoint)

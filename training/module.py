@@ -30,14 +30,18 @@ def target_loss(
 
     Args:
         outputs: on the model's own scale.
-        wanted: label 0 / 1 or z-score.
+        wanted: label 0 / 1 or z-score; NaN for malignancy where it is undecided, which does not count.
         keys: targets in output order.
         kind: a key of `LOSSES`.
     """
     logits = _is_logit(keys).to(outputs.device)
     parts = []
     if logits.any():
-        parts.append(F.binary_cross_entropy_with_logits(outputs[:, logits], wanted[:, logits]))
+        answers, labels = outputs[:, logits], wanted[:, logits]
+        decided = ~labels.isnan()
+        # A batch without one decided nodule adds nothing: the sum of none, over at least one.
+        losses = F.binary_cross_entropy_with_logits(answers[decided], labels[decided], reduction="sum")
+        parts.append(losses / decided.sum().clamp(min=1))
     if not logits.all():
         parts.append(LOSSES[kind](outputs[:, ~logits], wanted[:, ~logits]))
     return torch.stack(parts).mean()
@@ -108,5 +112,5 @@ class NoduleTask(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Optimiser, and its schedule by step."""
-        optimiser, schedule = build_optimiser(self.model.parameters(), self._settings, self._steps)
+        optimiser, schedule = build_optimiser(self.model, self._settings, self._steps)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,7 +1,7 @@
 """A run's folder: its claim, its resolved configuration, and what it reads."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,14 @@ class Run:
     settings: TrainingSettings
     cohort: pd.DataFrame
     splits: Splits
+    undecided: tuple[str, ...]
+    """Extracted nodules without a malignancy label, which training may also learn biomarkers from."""
     inputs: dict[str, Path | str]
     """What decides the result besides the settings, for `provenance.begin`."""
     record: Record
 
     def fold(self, index: int) -> Fold:
-        """One fold's nodules by role.
+        """One fold's nodules by role; with `indeterminate`, undecided nodules of no other role's patients train too.
 
         Raises:
             LidcCdamError: there is no such fold, or it has no nodules to train or to validate on, or none to test.
@@ -51,7 +53,11 @@ class Run:
                     f"Fold {index} must have {role} nodules, but it has none; "
                     f"extract more nodules, then run `lidc-cdam split` again."
                 )
-        return fold
+        if not self.settings.indeterminate:
+            return fold
+        patients = self.cohort["patient_id"]
+        taken = set(patients[[*fold.val, *fold.test]])
+        return replace(fold, train=(*fold.train, *(key for key in self.undecided if patients[key] not in taken)))
 
 
 def open_run(
@@ -90,13 +96,16 @@ def open_run(
         "splits": provenance.sha256_of([asdict(fold) for fold in folds.folds]),
         "crops": dataset.digest([key for fold in folds.folds for key in fold.test]),
     }
+    undecided = tuple(key for key in cohort.index[cohort["label"].isna()] if key in dataset.nodules)
+    if settings.indeterminate:
+        inputs["undecided"] = dataset.digest(undecided)
     if settings.weights not in (None, HUB):
         inputs["weights"] = _weights_file(str(settings.weights))
     record = provenance.begin(out, stage, {**settings.as_dict(), **(more or {})}, inputs)
     config = {"data": str(data.resolve()), "splits": str(place.resolve()), **settings.as_dict()}
     if not (out / CONFIG).exists():
         write_text(out / CONFIG, yaml.safe_dump(config, sort_keys=False))
-    return Run(data, out, settings, cohort, folds, inputs, record)
+    return Run(data, out, settings, cohort, folds, undecided, inputs, record)
 
 
 def _weights_file(name: str) -> Path:

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from lidc_cdam.backbones import BACKBONES
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.geometry import VIEWS
-from lidc_cdam.vocabulary import Target, resolve_targets
+from lidc_cdam.vocabulary import MALIGNANCY, Target, resolve_targets
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,9 @@ class TrainingSettings:
     """Parameter tensors of the backbone that learn, counted from its end; none trains all, 0 only the head."""
     views: list[str] = field(default_factory=lambda: list(VIEWS))
     """Views drawn in training and averaged in evaluation; axial alone for packs without margin across slices."""
+    indeterminate: bool = False
+    """Whether biomarkers are also learnt from nodules of undecided malignancy (the readers' median is 3), of patients
+    that neither validate nor test."""
     flips: bool = False
     """Whether training also mirrors images at random (the paper only turns them)."""
     epochs: int = 50
@@ -44,8 +47,12 @@ class TrainingSettings:
     """Optimiser; adamw decays weight matrices only."""
     max_lr: float = 1e-3
     """Highest learning rate of the schedule."""
+    layer_decay: float | None = None
+    """Rate of a block as a share of the next one's, above 0 to 1, so that early blocks learn less; none is one rate."""
     schedule: Literal["cosine", "cyclic_triangular2", "exponential"] = "cosine"
-    """Learning rate over the steps: cosine (linear warm-up over a tenth), cyclic_triangular2 or exponential."""
+    """Learning rate over the steps: cosine (after a linear warm-up), cyclic_triangular2 or exponential."""
+    warm_up: float = 0.1
+    """Share of all steps over which the cosine schedule rises."""
     cycles: int = 2
     """Cycles of the cyclic schedule."""
     weight_decay: float = 0.05
@@ -73,8 +80,13 @@ class TrainingSettings:
         if not self.views or not set(self.views) <= set(VIEWS):
             got = ", ".join(map(repr, self.views)) or "none"
             raise LidcCdamError(f"--views must name at least one of {', '.join(VIEWS)}; got {got}.")
-        if not 0 <= self.dropout < 1:
-            raise LidcCdamError(f"--dropout must lie in 0 <= dropout < 1; got {self.dropout}.")
+        for name in ("dropout", "warm_up"):
+            if not 0 <= getattr(self, name) < 1:
+                raise LidcCdamError(f"--{_flag(name)} must be at least 0 and below 1; got {getattr(self, name)}.")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise LidcCdamError(f"--layer-decay must be above 0 and at most 1; got {self.layer_decay}.")
+        if self.indeterminate and self.targets == [MALIGNANCY.key]:
+            raise LidcCdamError("--indeterminate needs a biomarker among --targets; got malignancy alone.")
         for name in ("max_lr", "clip_gradient"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

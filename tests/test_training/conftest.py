@@ -95,3 +95,9 @@ def _small_backbone() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BACKBONES, "tiny", small)
         yield
+
+
+@pytest.fixture
+def own_data(tmp_path: Path) -> Path:
+    """The same, for a test that changes it."""
+    return make_data(tmp_path / "data", 24)

@@ -1,22 +1,25 @@
 import shutil
 import signal
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from lidc_cdam.artifacts import read_splits
+from lidc_cdam.artifacts import read_splits, write_splits
 from lidc_cdam.cli import main
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.intensity import Statistics
 from lidc_cdam.model import NoduleModel
+from lidc_cdam.provenance import sha256
 from training import fit
 from training.data import evaluation_images, read_cubes
 from training.fit import train
 from training.inference import predict_nodules
 from training.module import NoduleTask
+from training.run import open_run
 from training.settings import TrainingSettings
 
 SETTINGS = TrainingSettings(epochs=3, batch_size=4, views=["axial"], dropout=0.1, max_lr=2e-3)
@@ -232,3 +235,33 @@ def test_it_learns_what_can_be_seen(data, tmp_path):
     table = pd.read_csv(tmp_path / "run" / "fold_0" / "predictions.csv")
     bright = table["malignancy_true"] == 1
     assert table.loc[bright, "malignancy_predicted"].min() > table.loc[~bright, "malignancy_predicted"].max()
+
+
+def test_undecided_nodules_train_biomarkers_only_where_their_patients_play_no_other_role(own_data, tmp_path):
+    folder = own_data
+    cohort = pd.read_csv(folder / "cohort.csv")
+    splits = read_splits(folder / "splits.json")
+    # One nodule loses its label and its place in the folds; its patient's other one, if any, keeps its role.
+    lone = splits.folds[0].train[0]
+    cohort.loc[cohort["nodule_id"] == lone, "label"] = pd.NA
+    shared = splits.folds[0].train[1]
+    cohort.loc[cohort["nodule_id"] == shared, "label"] = pd.NA
+    owner = cohort.loc[cohort["nodule_id"] == splits.folds[0].val[0], "patient_id"].item()
+    cohort.loc[cohort["nodule_id"] == shared, "patient_id"] = owner
+    cohort.astype({"label": "Int64"}).to_csv(folder / "cohort.csv", index=False)
+    gone = {lone, shared}
+    folds = tuple(
+        type(fold)(*(tuple(key for key in part if key not in gone) for part in (fold.train, fold.val, fold.test)))
+        for fold in splits.folds
+    )
+    write_splits(folder / "splits.json", replace(splits, cohort_sha256=sha256(folder / "cohort.csv"), folds=folds))
+    settings = TrainingSettings(targets="joint", epochs=1, batch_size=8, views=["axial"], indeterminate=True)
+    run = open_run(folder, tmp_path / "run", settings, None)
+    assert run.fold(0).train == (*folds[0].train, lone)
+    train(folder, tmp_path / "run", settings)
+    assert np.isfinite(pd.read_csv(tmp_path / "run" / "fold_0" / "history.csv")["train_loss"]).all()
+
+
+def test_undecided_nodules_need_a_biomarker():
+    with pytest.raises(LidcCdamError, match="--indeterminate needs a biomarker"):
+        TrainingSettings(indeterminate=True)

@@ -1,6 +1,5 @@
 """The vision transformers that a model can stand on: one row each."""
 
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,12 +9,12 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
-from torch import Tensor, nn
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
+from lidc_cdam import hub
 from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.weights import Plan, fill, plan_of, read_checkpoint
 
 HUB = "hub"
 
@@ -29,9 +28,9 @@ class Backbone:
     image_size: int = 224
     """Default side of the input, pixels."""
     tag: str = ""
-    """timm's tag of the official weights; empty where timm has none."""
-    official: str = ""
-    """The official weights in words, for the error when they are not at hand."""
+    """timm's tag of the weights that `hub` means; empty where they are not timm's."""
+    torchvision: str = ""
+    """torchvision's name of the weights that `hub` means, where they are torchvision's."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Constructor arguments that the architecture's timm name does not fix."""
 
@@ -45,9 +44,7 @@ BACKBONES: dict[str, Backbone] = {
     "deit_base16": Backbone("deit_base_patch16_224", tag="fb_in1k"),
     "dinov2_vits14_reg": Backbone("vit_small_patch14_reg4_dinov2", tag="lvd142m"),
     "dinov2_vitb14_reg": Backbone("vit_base_patch14_reg4_dinov2", tag="lvd142m"),
-    "swag_vitb16": Backbone(
-        "vit_base_patch16_224", official="torchvision's ViT_B_16_Weights.IMAGENET1K_SWAG_LINEAR_V1 (vit_b_16_lc_swag)"
-    ),
+    "swag_vitb16": Backbone("vit_base_patch16_224", torchvision="ViT_B_16_Weights.IMAGENET1K_SWAG_LINEAR_V1"),
     "vitb16": Backbone("vit_base_patch16_224", tag="augreg_in21k"),
     "vitl16": Backbone("vit_large_patch16_224", tag="augreg_in21k"),
     # 16 x 16 tokens of 2 mm over the 32 mm crop at its own resolution: fine enough to read a map, small enough for a
@@ -55,7 +52,6 @@ BACKBONES: dict[str, Backbone] = {
     "tiny": Backbone(
         "vit_tiny_patch16_224",
         image_size=32,
-        official="none: `tiny` is trained from scratch",
         arguments={"patch_size": 2, "embed_dim": 96, "depth": 4, "num_heads": 3, "mlp_ratio": 2.0},
     ),
 }
@@ -72,9 +68,10 @@ def build_backbone(
 
     Args:
         name: a key of `BACKBONES`.
-        weights: None for random weights; `hub` for the official ones through timm; or the path of a `.safetensors`,
-            `.pth` or `.pt` file in timm's, DINO's, DeiT's, DINOv2's or torchvision's layout. Position embeddings of
-            another input size are resampled; a classifier in the file is left out.
+        weights: None for random weights; `hub` for the published ones, out of Hugging Face's or torch's cache or
+            fetched into it; or the path of a `.safetensors`, `.pth` or `.pt` file in timm's, DINO's, DeiT's, DINOv2's
+            or torchvision's layout. Position embeddings of another input size are resampled; a classifier in the
+            file is left out.
         image_size: side, or height and width, of the input in pixels; the row's own by default.
         dropout: share of the values that training drops after the position embedding, in the projections and MLPs of
             the blocks and before the head, 0 to 1.
@@ -90,11 +87,38 @@ def build_backbone(
     if not 0 <= dropout < 1:
         raise LidcCdamError(f"--dropout must be at least 0 and below 1; got {dropout}.")
     size = _checked_size(name, row, image_size)
-    model = _create(row, size, dropout) if weights != HUB else _from_hub(name, row, size, dropout)
-    if weights is not None and weights != HUB:
-        load_weights(model, Path(weights))
+    path = _published(name, row) if weights == HUB else weights
+    if path is None:
+        model = _create(row, size, dropout)
+    else:
+        # Random numbers, which the file replaces, would take longer than the file itself.
+        with torch.device("meta"):
+            model = _create(row, size, dropout)
+        load_weights(model.to_empty(device="cpu"), name, Path(path))
     model.backbone_name = name
     return model
+
+
+def load_weights(backbone: VisionTransformer, name: str, path: Path) -> None:
+    """Load a file's tensors into a backbone, strictly.
+
+    Args:
+        backbone: what to fill.
+        name: its name in `BACKBONES`.
+        path: a file as `build_backbone` takes it.
+
+    Raises:
+        LidcCdamError: the file is missing or damaged, or its tensors are not the backbone's.
+    """
+    state = read_checkpoint(path)
+    wanted, found = plan_of(backbone.state_dict()), plan_of(state)
+    if wanted != found:
+        fitting = [other for other, row in BACKBONES.items() if _plan(row) == found]
+        advice = (
+            f"choose --backbone {' or '.join(fitting)}" if fitting else "it fits no --backbone; choose another file"
+        )
+        raise LidcCdamError(f"--weights {path} must fit {name} ({wanted}), but it has {found}; {advice}.")
+    fill(backbone, state, path)
 
 
 def _row(name: str) -> Backbone:
@@ -121,11 +145,9 @@ def _patch(architecture: str) -> int:
     return int(found.group(1)) if found else 16
 
 
-def _create(row: Backbone, size: tuple[int, int], dropout: float, pretrained: bool = False) -> VisionTransformer:
-    architecture = f"{row.architecture}.{row.tag}" if row.tag else row.architecture
+def _create(row: Backbone, size: tuple[int, int], dropout: float = 0.0) -> VisionTransformer:
     model: VisionTransformer = timm.create_model(
-        architecture,
-        pretrained=pretrained,
+        row.architecture,
         num_classes=0,
         img_size=size,
         drop_rate=dropout,
@@ -136,107 +158,20 @@ def _create(row: Backbone, size: tuple[int, int], dropout: float, pretrained: bo
     return model
 
 
-def _from_hub(name: str, row: Backbone, size: tuple[int, int], dropout: float) -> VisionTransformer:
-    official = f"timm's {row.architecture}.{row.tag} (model.safetensors)" if row.tag else row.official
-    remedy = f"fetch the file on a machine with a network and give its path: --weights FILE ({official})."
-    if not row.tag:
-        raise LidcCdamError(f"--weights hub has no weights for {name}; use another --backbone, or {remedy}")
-    try:
-        return _create(row, size, dropout, pretrained=True)
-    # The hub's client raises its own classes for "offline", httpx's, and plain OSErrors: all are Exceptions of I/O.
-    except (OSError, RuntimeError, ValueError) as error:
-        raise LidcCdamError(
-            f"--weights hub could not fetch the weights of {name} ({type(error).__name__}); {remedy}"
-        ) from error
+def _plan(row: Backbone) -> Plan:
+    with torch.device("meta"):
+        return plan_of(_create(row, (row.image_size, row.image_size)).state_dict())
 
 
-def load_weights(backbone: VisionTransformer, path: Path) -> None:
-    """Load a checkpoint's tensors into a backbone, strictly.
-
-    Args:
-        backbone: what to fill; a classifier in the file is left out.
-        path: `.safetensors`, or what `torch.save` wrote (read without unpickling code).
-
-    Raises:
-        LidcCdamError: the file is missing or damaged, or its tensors are not the backbone's.
-    """
-    state = _without_classifier(_to_timm(read_tensors(path), backbone))
-    expected = backbone.state_dict()
-    missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-    wrong = sorted(key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape)
-    if missing or unexpected or wrong:
-        parts = [
-            f"{label} {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
-            for label, keys in (("lacks", missing), ("also has", unexpected), ("has another shape for", wrong))
-            if keys
-        ]
-        raise LidcCdamError(
-            f"--weights {path} must hold the tensors of the chosen backbone, but it {' and '.join(parts)}; "
-            f"choose the --backbone that the file belongs to."
-        )
-    backbone.load_state_dict(state)
-
-
-def read_tensors(path: Path) -> dict[str, Any]:
-    """The named tensors of a `.safetensors`, `.pth` or `.pt` file, on the CPU.
-
-    Raises:
-        LidcCdamError: the file is missing, damaged or holds something else.
-    """
-    if not path.is_file():
-        raise LidcCdamError(f"{path} must be a file of weights (.safetensors, .pth, .pt), but there is none.")
-    try:
-        state = load_file(path) if path.suffix == ".safetensors" else _torch_load(path)
-    except (SafetensorError, RuntimeError, ValueError, EOFError, KeyError, TypeError) as error:
-        raise LidcCdamError(f"{path} is damaged or holds no weights, and cannot be read; fetch it again.") from error
-    if not isinstance(state, dict) or not state:
-        raise LidcCdamError(f"{path} must hold named tensors, but it holds a {type(state).__name__}.")
-    return state
-
-
-def _torch_load(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(str(error)) from error
-
-
-def _to_timm(state: dict[str, Any], backbone: VisionTransformer) -> dict[str, Tensor]:
-    """A checkpoint's tensors under timm's names and on the backbone's grid."""
-    inner = next((state[key] for key in ("model", "state_dict") if isinstance(state.get(key), dict)), state)
-    if "conv_proj.weight" in inner:
-        inner = _from_torchvision(inner)
-    converted: dict[str, Tensor] = checkpoint_filter_fn(dict(inner), backbone)
-    return converted
-
-
-_TORCHVISION_NAMES = (
-    (r"^class_token$", "cls_token"),
-    (r"^conv_proj\.", "patch_embed.proj."),
-    (r"^encoder\.pos_embedding$", "pos_embed"),
-    (r"^encoder\.ln\.", "norm."),
-    (r"^encoder\.layers\.encoder_layer_(\d+)\.", r"blocks.\1."),
-    (r"\.ln_(\d)\.", r".norm\1."),
-    (r"\.self_attention\.in_proj_", ".attn.qkv."),
-    (r"\.self_attention\.out_proj\.", ".attn.proj."),
-    (r"\.mlp\.(?:0|linear_1)\.", ".mlp.fc1."),
-    (r"\.mlp\.(?:3|linear_2)\.", ".mlp.fc2."),
-    (r"^heads\.", "head."),
-)
-"""torchvision's names of a ViT's tensors and timm's, as patterns applied in turn."""
-
-
-def _from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    renamed = {}
-    for key, tensor in state.items():
-        for pattern, replacement in _TORCHVISION_NAMES:
-            key = re.sub(pattern, replacement, key)
-        renamed[key] = tensor
-    return renamed
-
-
-def _without_classifier(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {key: tensor for key, tensor in state.items() if not key.startswith("head.")}
+def _published(name: str, row: Backbone) -> Path:
+    if row.torchvision:
+        return hub.torchvision_file(row.torchvision)
+    if row.tag:
+        return hub.timm_file(f"{row.architecture}.{row.tag}")
+    raise LidcCdamError(
+        f"--weights hub has no weights for {name}, which is trained from scratch; leave --weights out, "
+        f"or give the path of a model trained earlier."
+    )
 
 
 def freeze_all_but_last(backbone: nn.Module, tensors: int | None) -> None:

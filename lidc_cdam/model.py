@@ -11,10 +11,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lidc_cdam.artifacts import SCHEMA, check_schema
-from lidc_cdam.backbones import build_backbone, read_tensors
+from lidc_cdam.backbones import build_backbone
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import read_json, replacing, write_json
 from lidc_cdam.vocabulary import TARGETS
+from lidc_cdam.weights import read_tensors
 
 HEADS = ("linear", "mlp")
 WEIGHTS = "model.safetensors"
@@ -129,13 +130,16 @@ class NoduleModel(nn.Module):
         check_schema(path, stored)
         try:
             height, width = stored["image_size"]
-            backbone = build_backbone(stored["backbone"], None, (height, width), stored["dropout"])
-            model = cls(backbone, stored["targets"], stored["head"])
+            # On "meta" tensors have no values yet: random ones that the file replaces would take longest of all.
+            with torch.device("meta"):
+                backbone = build_backbone(stored["backbone"], None, (height, width), stored["dropout"])
+                model = cls(backbone, stored["targets"], stored["head"])
         except (KeyError, TypeError, ValueError) as error:
             raise LidcCdamError(
                 f"{path} must describe a model as training wrote it, but it does not ({error!r}); train the fold again."
             ) from error
         state = read_tensors(folder / WEIGHTS)
+        model.to_empty(device="cpu")
         try:
             model.load_state_dict(state)
         except RuntimeError as error:

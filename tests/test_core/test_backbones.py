@@ -1,12 +1,14 @@
 import re
+from pathlib import Path
 
 import pytest
 import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
 
-from lidc_cdam.backbones import BACKBONES, Backbone, build_backbone, freeze_all_but_last, load_weights
+from lidc_cdam.backbones import BACKBONES, Backbone, build_backbone, freeze_all_but_last
 from lidc_cdam.errors import LidcCdamError
 
 NAMES = [
@@ -23,6 +25,14 @@ NAMES = [
     "vitl16",
     "tiny",
 ]
+
+
+ROOT = Path(__file__).resolve().parents[2]
+TORCHVISION = {
+    "vitb16": torchvision.models.ViT_B_16_Weights.IMAGENET1K_V1.url,
+    "vitl16": torchvision.models.ViT_L_16_Weights.IMAGENET1K_V1.url,
+}
+"""Official files of the rows whose weights on the hub have none that a path could name."""
 
 
 @pytest.fixture
@@ -43,8 +53,9 @@ def test_timm_knows_every_row(name):
     assert row.architecture in timm.list_models()
     if row.tag:
         assert f"{row.architecture}.{row.tag}" in timm.list_pretrained()
-    else:
-        assert row.official
+    if row.torchvision:
+        assert torchvision.models.get_weight(row.torchvision).url.endswith(".pth")
+    assert bool(row.tag) + bool(row.torchvision) == (name != "tiny")
     patch = int(re.search(r"patch(\d+)", row.architecture).group(1))
     assert row.image_size % (row.arguments.get("patch_size") or patch) == 0
 
@@ -92,48 +103,6 @@ def test_position_embeddings_are_resampled_to_another_size(tmp_path, small):
     assert build_backbone(small, path, image_size=96).pos_embed.shape[1] == 1 + 36
 
 
-def test_torchvision_weights_give_torchvision_features(tmp_path, small):
-    """SWAG's weights come in torchvision's layout."""
-    torch.manual_seed(0)
-    foreign = torchvision.models.VisionTransformer(
-        image_size=64, patch_size=16, num_layers=2, num_heads=2, hidden_dim=24, mlp_dim=96, num_classes=5
-    ).eval()
-    torch.save(foreign.state_dict(), tmp_path / "swag.pth")
-    backbone = build_backbone(small, tmp_path / "swag.pth").eval()
-    images = torch.randn(2, 3, 64, 64)
-    foreign.heads = torch.nn.Identity()
-    with torch.no_grad():
-        torch.testing.assert_close(backbone(images), foreign(images), rtol=1e-4, atol=1e-5)
-
-
-def test_foreign_weights_are_refused_with_their_names(tmp_path, small):
-    state = build_backbone(small).state_dict()
-    state["spam.weight"] = state.pop("norm.weight")
-    state["norm.bias"] = torch.zeros(7)
-    save_file(state, tmp_path / "other.safetensors")
-    pattern = (
-        r"lacks norm\.weight and also has spam\.weight and has another shape for norm\.bias; choose the --backbone"
-    )
-    with pytest.raises(LidcCdamError, match=pattern):
-        load_weights(build_backbone(small), tmp_path / "other.safetensors")
-
-
-@pytest.mark.parametrize("ending", ["safetensors", "pth"])
-def test_damaged_and_missing_weights_are_one_sentence(tmp_path, ending):
-    path = tmp_path / f"weights.{ending}"
-    with pytest.raises(LidcCdamError, match="there is none"):
-        build_backbone("tiny", path)
-    path.write_bytes(b"no weights")
-    with pytest.raises(LidcCdamError, match="is damaged or holds no weights"):
-        build_backbone("tiny", path)
-
-
-def test_weights_are_read_without_running_code(tmp_path):
-    torch.save({"model": pytest.approx}, tmp_path / "pickled.pth")
-    with pytest.raises(LidcCdamError, match="is damaged or holds no weights"):
-        build_backbone("tiny", tmp_path / "pickled.pth")
-
-
 def test_an_unknown_name_gets_its_neighbour():
     with pytest.raises(LidcCdamError, match=r"--backbone must be one of dino_vits8, .*did you mean 'dino_vits8'\?"):
         build_backbone("dino_vit_s8")
@@ -151,21 +120,6 @@ def test_bad_dropout():
         build_backbone("tiny", dropout=1)
 
 
-def test_offline_hub_names_the_file_to_fetch(monkeypatch):
-    def offline(*arguments, **options):
-        raise OSError("no network")
-
-    monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(LidcCdamError, match=r"fetch the file .* --weights FILE \(timm's vit_small_patch8_224.dino"):
-        build_backbone("dino_vits8", "hub")
-
-
-@pytest.mark.parametrize(("name", "words"), [("swag_vitb16", "torchvision's ViT_B_16"), ("tiny", "from scratch")])
-def test_no_hub_weights(name, words):
-    with pytest.raises(LidcCdamError, match=f"--weights hub has no weights for {name}.*{words}"):
-        build_backbone(name, "hub")
-
-
 @pytest.mark.parametrize(("tensors", "expected"), [(None, 54), (0, 0), (3, 3), (1000, 54)])
 def test_freezing_counts_tensors_from_the_end(tensors, expected):
     backbone = build_backbone("tiny")
@@ -175,14 +129,77 @@ def test_freezing_counts_tensors_from_the_end(tensors, expected):
     assert flags == sorted(flags)
 
 
-def test_fifty_tensors_are_about_the_last_four_blocks():
-    """SCIENCE.md 4."""
-    backbone = build_backbone("dino_vits16")
-    freeze_all_but_last(backbone, 50)
-    trained = [name for name, parameter in backbone.named_parameters() if parameter.requires_grad]
-    assert {name.split(".")[1] for name in trained if name.startswith("blocks")} == {"8", "9", "10", "11"}
+def on_meta(name: str, dropout: float = 0.0) -> VisionTransformer:
+    """A row's backbone in its full size, without memory for its tensors."""
+    with torch.device("meta"):
+        return build_backbone(name, dropout=dropout)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_backbone_is_as_its_publishers_built_it(name):
+    """Of what no tensor's shape tells; the features themselves are compared in `test_weights.py`."""
+    backbone = on_meta(name)
+    block = backbone.blocks[0]
+    assert backbone.global_pool == "token"
+    assert backbone.norm.eps == block.norm1.eps == block.norm2.eps == 1e-6
+    assert isinstance(block.mlp.act, torch.nn.GELU)
+    assert block.mlp.act.approximate == "none"
+    assert block.attn.qkv.bias is not None
+    assert block.attn.head_dim == (32 if name == "tiny" else 64)
+    assert backbone.reg_token is None or backbone.no_embed_class
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dropout_applies_to_every_backbone(name):
+    backbone = on_meta(name, dropout=0.12)
+    rates = [module.p for module in backbone.modules() if isinstance(module, torch.nn.Dropout) and module.p > 0]
+    # After the positions and before the head; in each block after attention and twice in the MLP.
+    assert rates == [0.12] * (2 + 3 * len(backbone.blocks))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layers_are_counted_from_the_end_of_every_backbone(name):
+    """SCIENCE.md 4: fifty tensors are about the last four blocks; the very last are the final norm's."""
+    backbone = on_meta(name)
+    for tensors in (2, 50):
+        freeze_all_but_last(backbone, tensors)
+        trained = [key for key, parameter in backbone.named_parameters() if parameter.requires_grad]
+        assert len(trained) == tensors
+        assert trained[-2:] == ["norm.weight", "norm.bias"]
+    last = len(backbone.blocks) - 1
+    assert {key.split(".")[1] for key in trained[:-2]} == {str(last - back) for back in range(4)}
 
 
 def test_negative_layers():
     with pytest.raises(LidcCdamError, match="--trainable-layers must be 0 or more"):
         freeze_all_but_last(build_backbone("tiny"), -1)
+
+
+def documented() -> dict[str, list[str]]:
+    """The cells of each backbone's row in the documentation."""
+    lines = (ROOT / "docs" / "backbones.md").read_text().splitlines()
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in lines
+        if line.startswith("| `") and "`--" not in line
+    ]
+    return {cells[0].strip("`"): cells[1:] for cells in rows}
+
+
+def test_the_documentation_holds_every_row():
+    assert list(documented()) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_documentation_names_the_weights_as_timm_and_torchvision_do(name):
+    row, (size, published, official, _) = BACKBONES[name], documented()[name]
+    assert size == str(row.image_size)
+    if row.tag:
+        settings = timm.get_pretrained_cfg(f"{row.architecture}.{row.tag}")
+        assert published == settings.hf_hub_id
+        assert settings.license == "apache-2.0"
+        url = settings.url if settings.url.endswith(".pth") else TORCHVISION[name]
+        assert f"({url})" in official
+    if row.torchvision:
+        assert published.endswith(row.torchvision)
+        assert f"({torchvision.models.get_weight(row.torchvision).url})" in official

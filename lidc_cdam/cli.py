@@ -35,6 +35,7 @@ COMMANDS: dict[str, Command] = {
     "pack": Command("preprocessing.pack:pack", "Cut native-resolution nodule cut-outs out of DICOM, once"),
     "extract": Command("preprocessing.extract:extract", "Make 1 mm cubes and reader masks from DICOM or a pack"),
     "split": Command("preprocessing.splits:split", "Divide the extracted nodules into folds"),
+    "pretrain": Command("training.pretrain:pretrain", "Train a backbone on crops without their labels (DINO)"),
     "train": Command("training.fit:train", "Train one fold", "train"),
     "sweep": Command("training.sweep:sweep", "Search settings on validation nodules (Optuna)", "train"),
     "crossval": Command("training.crossval:crossval", "Train all folds and pool their test predictions", "train"),

@@ -1,4 +1,4 @@
-"""Self-distillation without labels (DINO): a student learns to answer, from any crop, what a teacher says of a large one.
+"""Self-distillation without labels (DINO): from any crop, a student learns what a teacher answers to a large one.
 
 Caron et al., Emerging Properties in Self-Supervised Vision Transformers (ICCV 2021). Student and teacher are a backbone
 with a projection head; the teacher is a running mean of the student. With teacher outputs t of the large crops, student
@@ -17,6 +17,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from timm.layers import Format
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -49,7 +50,7 @@ class Pair(nn.Module):
         self.backbone = backbone
         self.projection = Projection(backbone.num_features, out)
 
-    def forward(self, crops: Sequence[Float[Tensor, "image channel row column"]]) -> Float[Tensor, "crop image prototype"]:
+    def forward(self, crops: Sequence[Float[Tensor, "image channel _ _"]]) -> Float[Tensor, "crop image prototype"]:
         """Outputs of crops; those of one size go through the backbone together."""
         outputs: list[Tensor] = []
         for size in dict.fromkeys(crop.shape[-1] for crop in crops):
@@ -66,7 +67,7 @@ def dino_loss(
     student_temperature: float,
     teacher_temperature: float,
 ) -> Float[Tensor, ""]:
-    """Mean cross-entropy over pairs of a large crop (teacher) and another crop (student); the large crops come first."""
+    """Mean cross-entropy over pairs of a large crop (teacher) and another crop (student); large crops come first."""
     wanted = F.softmax((teacher - centre) / teacher_temperature, dim=-1).detach()
     answered = F.log_softmax(student / student_temperature, dim=-1)
     losses = -torch.einsum("anp,bnp->abn", wanted, answered).mean(-1)
@@ -74,18 +75,28 @@ def dino_loss(
     return losses[other].mean()
 
 
+def accept_any_size(backbone: VisionTransformer) -> None:
+    """Let a backbone take images of any size that its patches divide; position embeddings are resampled as needed."""
+    backbone.dynamic_img_size = True
+    embed = backbone.patch_embed
+    embed.strict_img_size, embed.flatten, embed.output_fmt = False, False, Format.NHWC
+
+
 class DinoTask(pl.LightningModule):
     """Student, teacher and centre, as Lightning trains them."""
+
+    centre: Tensor
 
     def __init__(self, backbone: VisionTransformer, settings: Any, steps: int) -> None:
         """Start the teacher as the student's copy.
 
         Args:
-            backbone: what learns; it must take images of any size.
+            backbone: what learns; made to take images of any size.
             settings: a `pretrain.PretrainSettings`.
             steps: optimiser steps of the whole training.
         """
         super().__init__()
+        accept_any_size(backbone)
         self.student = Pair(backbone, settings.prototypes)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.register_buffer("centre", torch.zeros(settings.prototypes))
@@ -102,7 +113,9 @@ class DinoTask(pl.LightningModule):
         mean = teacher.mean((0, 1))
         self.centre.lerp_(mean.to(self.centre), 1 - CENTRE_MOMENTUM)
         # Both collapses show here: one answer for every image has no spread between images, an even one no certainty.
-        self.log_dict({"loss": loss, "spread": teacher.std(1).mean()}, on_step=False, on_epoch=True, batch_size=len(batch[0]))
+        self.log_dict(
+            {"loss": loss, "spread": teacher.std(1).mean()}, on_step=False, on_epoch=True, batch_size=len(batch[0])
+        )
         return loss
 
     def on_train_batch_end(self, *_: Any) -> None:
@@ -117,14 +130,19 @@ class DinoTask(pl.LightningModule):
         """AdamW with a cosine schedule after a warm-up over a tenth of the steps."""
         matrices = [p for p in self.student.parameters() if p.ndim >= 2]
         others = [p for p in self.student.parameters() if p.ndim < 2]
-        groups = [{"params": matrices, "weight_decay": self._settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        groups = [
+            {"params": matrices, "weight_decay": self._settings.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
         optimiser = torch.optim.AdamW(groups, lr=self._settings.max_lr)
         rise = max(1, self._steps // 10)
 
         def rate(step: int) -> float:
             if step < rise:
                 return (step + 1) / rise
-            return 1e-3 + (1 - 1e-3) * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, self._steps - rise))))
+            return 1e-3 + (1 - 1e-3) * 0.5 * (
+                1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, self._steps - rise)))
+            )
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import pytorch_lightning as pl
 import torch
@@ -19,7 +19,6 @@ from pytorch_lightning.plugins import CheckpointIO
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import replacing
 from lidc_cdam.progress import track
-from training.settings import TrainingSettings
 
 LOGGERS = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric")
 NOISE = (
@@ -30,6 +29,23 @@ NOISE = (
     r".*MPS available but not used.*",
 )
 """Lightning's advice that does not apply (the images are in memory, nothing is logged) and its own outdated calls."""
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """What a trainer must know of a stage's settings."""
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the data."""
+
+    @property
+    def precision(self) -> str:
+        """`auto`, `32-true` or `bf16-mixed`."""
+
+    @property
+    def clip_gradient(self) -> float | None:
+        """Largest norm of a step's gradient."""
 
 
 @contextmanager
@@ -171,14 +187,14 @@ class EpochBar(pl.Callback):
             self._ticks.close()
 
 
-def precision(settings: TrainingSettings) -> str:
+def precision(settings: Fitted) -> str:
     """The arithmetic that `auto` stands for on this machine."""
     if settings.precision != "auto":
         return settings.precision
     return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
 
 
-def build_trainer(settings: TrainingSettings, callbacks: list[pl.Callback], folder: Path) -> pl.Trainer:
+def build_trainer(settings: Fitted, callbacks: list[pl.Callback], folder: Path) -> pl.Trainer:
     """A Lightning trainer that writes nothing of its own."""
     return pl.Trainer(
         accelerator="cuda" if torch.cuda.is_available() else "cpu",

@@ -122,7 +122,7 @@ def pretrain(
     last = history[-1]
     record.finish(nodules=len(names), patients_left_out=fold is not None, **last)
     (out / CHECKPOINT).unlink(missing_ok=True)
-    say(f"{len(names)} nodules, {len(history)} epochs: loss {last['loss']:.3f}, spread between images {last['spread']:.3f}.")
+    say(f"{len(names)} nodules, {len(history)} epochs: loss {last['loss']:.3f}, spread of images {last['spread']:.3f}.")
     say(f"Start a training from it with --backbone {settings.backbone} --weights {out / BACKBONE}.")
 
 
@@ -145,7 +145,7 @@ def _nodules(data: Path, fold: int | None, splits: Path | None) -> list[str]:
 def _train(cubes: Cubes, names: Sequence[str], out: Path, settings: PretrainSettings) -> list[dict[str, float]]:
     with quiet(), contained():
         torch.manual_seed(int(np.random.SeedSequence((settings.seed, INITIAL)).generate_state(1)[0]))
-        backbone = build_backbone(settings.backbone, settings.weights, settings.image_size, any_size=True)
+        backbone = build_backbone(settings.backbone, settings.weights, settings.image_size)
         crops = CropData(cubes, names, settings, backbone.patch_embed.img_size, backbone.patch_embed.patch_size)
         task = DinoTask(backbone, settings, settings.epochs * crops.batches_per_epoch)
         keeper = _Keeper(out / CHECKPOINT)
@@ -199,7 +199,9 @@ def apply_crop(image: Float32[Tensor, "3 row column"], draw: CropDraw, size: int
 class CropImages(Dataset[list[Tensor]]):
     """The crops of one epoch: two large ones of each nodule's drawn slice, then small ones."""
 
-    def __init__(self, images: Float32[Tensor, "nodule 3 row column"], draws: Sequence[Sequence[CropDraw]], size: int, small: int) -> None:
+    def __init__(
+        self, images: Float32[Tensor, "nodule 3 row column"], draws: Sequence[Sequence[CropDraw]], size: int, small: int
+    ) -> None:
         self._images, self._draws = images, draws
         self._sizes = [size] * GLOBAL_CROPS + [small] * (len(draws[0]) - GLOBAL_CROPS)
 
@@ -228,7 +230,9 @@ class CropData(pl.LightningDataModule):
         self._size = image_size[0]
         # Half the side, cut to whole patches.
         self._small = max(1, self._size // 2 // patch_size[0]) * patch_size[0]
-        slices = [take_view(cubes[name], view, index) for name in names for view in settings.views for index in CENTRAL_SLICES]
+        slices = [
+            take_view(cubes[name], view, index) for name in names for view in settings.views for index in CENTRAL_SLICES
+        ]
         self._intensity = Intensity.fit(np.stack(slices))
 
     @property
@@ -257,7 +261,9 @@ class CropData(pl.LightningDataModule):
 
     def _slice(self, cube: Int16[np.ndarray, "slice row column"], generator: np.random.Generator) -> np.ndarray:
         view = self._settings.views[int(generator.random() * len(self._settings.views))]
-        return np.ascontiguousarray(take_view(cube, view, CENTRAL_SLICES[int(generator.random() * len(CENTRAL_SLICES))]))
+        return np.ascontiguousarray(
+            take_view(cube, view, CENTRAL_SLICES[int(generator.random() * len(CENTRAL_SLICES))])
+        )
 
 
 class _Keeper(pl.Callback):
@@ -281,7 +287,7 @@ class _Keeper(pl.Callback):
         found = {name: float(trainer.callback_metrics[name]) for name in ("loss", "spread")}
         if not math.isfinite(found["loss"]):
             raise LidcCdamError(
-                f"Pretraining must have a finite loss, but in epoch {trainer.current_epoch} it has none; lower --max-lr."
+                f"Pretraining must have a finite loss, but epoch {trainer.current_epoch} has none; lower --max-lr."
             )
         self.history.append({"epoch": trainer.current_epoch, **found})
         trainer.save_checkpoint(self._path)

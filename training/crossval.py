@@ -1,5 +1,6 @@
 """Train all folds and pool their test predictions: stage `crossval`."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -19,13 +20,19 @@ from lidc_cdam.metrics.prediction import summarise
 from lidc_cdam.progress import say
 from training.data import Cubes, read_cubes
 from training.fit import fit_fold, fold_record, told_fold
+from training.loggers import check_loggers
 from training.results import told_summary
 from training.run import Run, open_run
 from training.settings import TrainingSettings
 
 
 def crossval(
-    data: Path, out: Path, settings: TrainingSettings, folds: list[int] | None = None, splits: Path | None = None
+    data: Path,
+    out: Path,
+    settings: TrainingSettings,
+    folds: list[int] | None = None,
+    splits: Path | None = None,
+    log: list[str] | None = None,
 ) -> None:
     """Train the folds one after another, pool their test predictions and measure them.
 
@@ -37,11 +44,13 @@ def crossval(
         settings: What to predict, with which model, learnt how.
         folds: Which folds, counted from 0, as 0,2; none trains all.
         splits: File of folds; DATA/splits.json by default.
+        log: Also log to tensorboard, mlflow or wandb (offline, in each fold's folder); history.csv is always written.
 
     Raises:
         LidcCdamError: an input is missing or does not fit, or `out` holds another configuration.
     """
-    run = open_run(data, out, settings, splits)
+    check_loggers(log or ())
+    run = replace(open_run(data, out, settings, splits), log=tuple(log or ()))
     if run.record.finished and (out / SUMMARY).exists():
         say(f"All {len(run.splits.folds)} folds are finished already: {out / SUMMARY}.")
         return

@@ -1,6 +1,7 @@
 """Train one fold: stage `train`."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from lidc_cdam.progress import say
 from training.data import Cubes, FoldData, evaluation_images, read_cubes, read_truth
 from training.inference import predict_nodules, predictions_table
 from training.lightning import EpochBar, Keeper, build_trainer, contained, quiet
+from training.loggers import build_loggers, check_loggers
 from training.module import NoduleTask
 from training.run import Run, open_run
 from training.settings import TrainingSettings
@@ -29,7 +31,14 @@ INITIAL = 4
 """Stream of random numbers of the initial weights (`augment` and `module` have the others)."""
 
 
-def train(data: Path, out: Path, settings: TrainingSettings, fold: int = 0, splits: Path | None = None) -> None:
+def train(
+    data: Path,
+    out: Path,
+    settings: TrainingSettings,
+    fold: int = 0,
+    splits: Path | None = None,
+    log: list[str] | None = None,
+) -> None:
     """Train one fold; its best validation epoch predicts its test nodules, which never choose anything.
 
     Args:
@@ -38,11 +47,13 @@ def train(data: Path, out: Path, settings: TrainingSettings, fold: int = 0, spli
         settings: What to predict, with which model, learnt how.
         fold: Which fold, counted from 0.
         splits: File of folds; DATA/splits.json by default.
+        log: Also log to tensorboard, mlflow or wandb (offline, in the fold's folder); history.csv is always written.
 
     Raises:
         LidcCdamError: an input is missing or does not fit, or `out` holds another configuration.
     """
-    run = open_run(data, out, settings, splits)
+    check_loggers(log or ())
+    run = replace(open_run(data, out, settings, splits), log=tuple(log or ()))
     chosen = run.fold(fold)
     if fit_fold(run, fold, read_cubes(data, [*chosen.train, *chosen.val, *chosen.test])):
         say(f"{told_fold(run, fold)}; written to {fold_folder(out, fold)}.")
@@ -125,7 +136,9 @@ def _fit(
     callbacks = [*listeners, EpochBar(f"Fold {index} ({index + 1} of {len(run.splits.folds)})")]
     if run.settings.patience is not None:
         callbacks.append(EarlyStopping("val_loss", patience=run.settings.patience, check_finite=False))
-    trainer = build_trainer(run.settings, callbacks, checkpoint.parent)
+    title = f"{run.out.name}, fold {index}"
+    loggers = build_loggers(run.log, checkpoint.parent, title, run.settings.as_dict())
+    trainer = build_trainer(run.settings, callbacks, checkpoint.parent, loggers)
     trainer.fit(task, datamodule=data, ckpt_path=checkpoint if checkpoint.exists() else None)
 
 

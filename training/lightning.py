@@ -7,13 +7,14 @@ import os
 import pickle
 import signal
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins import CheckpointIO
 
 from lidc_cdam.errors import LidcCdamError
@@ -194,8 +195,10 @@ def precision(settings: Fitted) -> str:
     return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
 
 
-def build_trainer(settings: Fitted, callbacks: list[pl.Callback], folder: Path) -> pl.Trainer:
-    """A Lightning trainer that writes nothing of its own."""
+def build_trainer(
+    settings: Fitted, callbacks: list[pl.Callback], folder: Path, loggers: Sequence[Logger] = ()
+) -> pl.Trainer:
+    """A Lightning trainer that writes nothing of its own but what the loggers write."""
     return pl.Trainer(
         accelerator="cuda" if torch.cuda.is_available() else "cpu",
         devices=1,
@@ -204,7 +207,7 @@ def build_trainer(settings: Fitted, callbacks: list[pl.Callback], folder: Path) 
         callbacks=callbacks,
         plugins=[WholeCheckpoint()],
         default_root_dir=folder,
-        logger=False,
+        logger=list(loggers) or False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -34,6 +34,8 @@ class Run:
     inputs: dict[str, Path | str]
     """What decides the result besides the settings, for `provenance.begin`."""
     record: Record
+    log: tuple[str, ...] = ()
+    """Where else curves go: keys of `loggers.LOGGERS`."""
 
     def fold(self, index: int) -> Fold:
         """One fold's nodules by role; with `indeterminate`, undecided nodules of no other role's patients train too.

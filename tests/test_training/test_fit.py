@@ -14,7 +14,7 @@ from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.intensity import Statistics
 from lidc_cdam.model import NoduleModel
 from lidc_cdam.provenance import sha256
-from training import fit
+from training import fit, loggers
 from training.data import evaluation_images, read_cubes
 from training.fit import train
 from training.inference import predict_nodules
@@ -265,3 +265,20 @@ def test_undecided_nodules_train_biomarkers_only_where_their_patients_play_no_ot
 def test_undecided_nodules_need_a_biomarker():
     with pytest.raises(LidcCdamError, match="--indeterminate needs a biomarker"):
         TrainingSettings(indeterminate=True)
+
+
+def test_curves_also_go_to_tensorboard_and_change_nothing(data, finished, tmp_path):
+    pytest.importorskip("tensorboard")
+    train(data, tmp_path / "run", SETTINGS, log=["tensorboard"])
+    fold = tmp_path / "run" / "fold_0"
+    assert all(same_files(finished, fold).values())
+    assert [path.name for path in (fold / "tensorboard").glob("events.*")]
+
+
+def test_an_unknown_or_missing_logger_is_refused_before_anything_is_trained(data, tmp_path, monkeypatch):
+    with pytest.raises(LidcCdamError, match="--log must name any of tensorboard, mlflow, wandb; got 'paper'"):
+        train(data, tmp_path / "run", SETTINGS, log=["paper"])
+    monkeypatch.setattr(loggers, "find_spec", lambda _: None)
+    with pytest.raises(LidcCdamError, match=r"run `pip install lidc-cdam\[log\]`"):
+        train(data, tmp_path / "run", SETTINGS, log=["wandb"])
+    assert not (tmp_path / "run").exists()

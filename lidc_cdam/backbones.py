@@ -87,7 +87,7 @@ def build_backbone(
     if not 0 <= dropout < 1:
         raise LidcCdamError(f"--dropout must be at least 0 and below 1; got {dropout}.")
     size = _checked_size(name, row, image_size)
-    path = _published(name, row) if weights == HUB else weights
+    path = published_weights(name) if weights == HUB else weights
     if path is None:
         model = _create(row, size, dropout)
     else:
@@ -97,6 +97,23 @@ def build_backbone(
         load_weights(model.to_empty(device="cpu"), name, Path(path))
     model.backbone_name = name
     return model
+
+
+def published_weights(name: str) -> Path:
+    """The file that `hub` means for a backbone, in a local cache; fetched into it if need be.
+
+    Raises:
+        LidcCdamError: an unknown name, no published weights, or a cache without them and no way to fetch them.
+    """
+    row = _row(name)
+    if row.torchvision:
+        return hub.torchvision_file(row.torchvision)
+    if row.tag:
+        return hub.timm_file(f"{row.architecture}.{row.tag}")
+    raise LidcCdamError(
+        f"--weights hub has no weights for {name}, which is trained from scratch; leave --weights out, "
+        f"or give the path of a model trained earlier."
+    )
 
 
 def load_weights(backbone: VisionTransformer, name: str, path: Path) -> None:
@@ -161,17 +178,6 @@ def _create(row: Backbone, size: tuple[int, int], dropout: float = 0.0) -> Visio
 def _plan(row: Backbone) -> Plan:
     with torch.device("meta"):
         return plan_of(_create(row, (row.image_size, row.image_size)).state_dict())
-
-
-def _published(name: str, row: Backbone) -> Path:
-    if row.torchvision:
-        return hub.torchvision_file(row.torchvision)
-    if row.tag:
-        return hub.timm_file(f"{row.architecture}.{row.tag}")
-    raise LidcCdamError(
-        f"--weights hub has no weights for {name}, which is trained from scratch; leave --weights out, "
-        f"or give the path of a model trained earlier."
-    )
 
 
 def freeze_all_but_last(backbone: nn.Module, tensors: int | None) -> None:

@@ -96,7 +96,8 @@ def run_command(name: str, words: Sequence[str]) -> None:
     command = COMMANDS[name]
     function = _load(command.function)
     parser = command_parser(name, function)
-    values = parser.instantiate(parser.parse_args(_spelled(words, _lists(function), command.configs)))
+    spelled = _spelled(_switched(words, _switches(function)), _lists(function), command.configs)
+    values = parser.instantiate(parser.parse_args(spelled))
     settings = {key: value for key, value in vars(values).items() if key != "config"}
     for key, record in _records(function).items():
         settings[key] = record(**{field.name: settings.pop(field.name) for field in fields(record)})
@@ -185,12 +186,31 @@ def _plain_usage(message: str) -> str:
     return f"--{wrong[1]} must be {kinds}, but it is {value}" if kinds else f"--{wrong[1]}: {wrong[2]}"
 
 
-def _lists(function: Callable[..., None]) -> set[str]:
-    """Options that take several values, by name."""
+def _hints(function: Callable[..., None]) -> dict[str, Any]:
+    """Types of all options, by name."""
     hints = get_type_hints(function)
     for record in _records(function).values():
         hints |= get_type_hints(record)
-    return {key for key, hint in hints.items() if re.search(r"\b(list|tuple)\[", str(hint))}
+    return hints
+
+
+def _lists(function: Callable[..., None]) -> set[str]:
+    """Options that take several values, by name."""
+    return {key for key, hint in _hints(function).items() if re.search(r"\b(list|tuple)\[", str(hint))}
+
+
+def _switches(function: Callable[..., None]) -> set[str]:
+    """Options that are true or false, by name."""
+    return {key for key, hint in _hints(function).items() if hint is bool}
+
+
+def _switched(words: Sequence[str], switches: Collection[str]) -> list[str]:
+    """Words in which a switch without a value (`--volume`) is on."""
+    following = [*words[1:], "--end"]
+    return [
+        f"{word}=true" if word[2:].replace("-", "_") in switches and after.startswith("--") else word
+        for word, after in zip(words, following, strict=False)
+    ]
 
 
 def _spelled(words: Sequence[str], lists: Collection[str], configs: str) -> list[str]:

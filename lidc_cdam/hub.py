@@ -38,7 +38,7 @@ def timm_file(architecture: str) -> Path:
     if isinstance(cached, str):
         return Path(cached)
     place = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
-    with _fetching(hf_hub_url(repository, FILE), place, "copy it here and give its path: --weights FILE"):
+    with _fetching(hf_hub_url(repository, FILE), place, "copy it to this machine and give its path: --weights FILE"):
         return Path(hf_hub_download(repository, FILE))
 
 

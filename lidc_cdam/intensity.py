@@ -15,36 +15,38 @@ from jaxtyping import Bool, Float, Float32, Int16, Real
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from lidc_cdam.artifacts import PADDING_HU, SCHEMA, check_schema, read_crop
+from lidc_cdam.artifacts import SCHEMA, check_schema
+from lidc_cdam.crop_files import PADDING_HU, read_crop
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import read_json, write_json
-from lidc_cdam.geometry import CROP_SIDE
+from lidc_cdam.geometry import CROP_SIDE, USUAL, Grid
 from lidc_cdam.vocabulary import MALIGNANCY
 
 STATISTICS = "statistics.json"
 
 
-def read_cube(data: Path, nodule_id: str) -> Int16[np.ndarray, "slice row column"]:
+def read_cube(data: Path, nodule_id: str, side: int = CROP_SIDE) -> Int16[np.ndarray, "slice row column"]:
     """A nodule's cube as every model sees it: HU, with what was not read filled by `fill_unread`.
 
     Args:
         data: folder of crops.
         nodule_id: which.
+        side: voxels along each axis, as the folder's `dataset.json` says.
 
     Raises:
-        LidcCdamError: the crop is missing or damaged, or has another side than models expect.
+        LidcCdamError: the crop is missing or damaged, or has another side.
     """
     cube = read_crop(data, nodule_id).hu
-    if cube.shape != (CROP_SIDE,) * 3:
+    if cube.shape != (side,) * 3:
         raise LidcCdamError(
-            f"Crops must have {CROP_SIDE} voxels a side, but that of {nodule_id} in {data} has {cube.shape}; "
+            f"Crops must have {side} voxels a side, but that of {nodule_id} in {data} has {cube.shape}; "
             f"run `lidc-cdam extract` into a new --data folder."
         )
     return fill_unread(cube)
 
 
 def was_read(hu: Int16[np.ndarray, "slice row column"]) -> Bool[np.ndarray, "slice row column"]:
-    """Which voxels of a crop come from the scan; the others hold `artifacts.PADDING_HU`."""
+    """Which voxels of a crop come from the scan; the others hold `crop_files.PADDING_HU`."""
     known: np.ndarray = hu != PADDING_HU
     return known
 
@@ -187,6 +189,8 @@ class Statistics:
 
     intensity: Intensity
     scaling: Scaling
+    grid: Grid = USUAL
+    """The cubes that the fold was trained on."""
 
     def write(self, path: Path) -> None:
         """Write to `path`."""
@@ -203,12 +207,25 @@ class Statistics:
         check_schema(path, stored)
         try:
             scaling = {name: tuple(values) for name, values in stored["scaling"].items()}
-            return cls(Intensity(**stored["intensity"]), Scaling(**scaling))
+            return cls(Intensity(**stored["intensity"]), Scaling(**scaling), Grid(**stored.get("grid", {})))
         except (KeyError, TypeError, AttributeError) as error:
             raise LidcCdamError(
                 f"{path} must hold `intensity` and `scaling` as training wrote them, but it does not ({error}); "
                 f"train the fold again."
             ) from error
+
+    def require_grid(self, data: Path, grid: Grid) -> None:
+        """Refuse cubes that differ in size from those that the fold was trained on.
+
+        Raises:
+            LidcCdamError: with both sizes.
+        """
+        if grid != self.grid:
+            raise LidcCdamError(
+                f"The crops of {data} must have {self.grid}, as those that the model was trained on, but they have "
+                f"{grid}; extract them into another --data with --side {self.grid.side} "
+                f"--spacing-mm {self.grid.spacing_mm:g}."
+            )
 
 
 def stack_images(

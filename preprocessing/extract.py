@@ -1,257 +1,114 @@
-"""Make the nodules' cubes and reader masks, from DICOM or from a pack."""
+"""Make the nodules' cubes and reader masks, from DICOM, from volumes or from a pack."""
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from lidc_cdam import artifacts, provenance
-from lidc_cdam.artifacts import PADDING_HU, Dataset, NoduleRecord
-from lidc_cdam.compute import map_items
+from lidc_cdam import artifacts, provenance, quality
+from lidc_cdam.artifacts import Dataset, NoduleRecord
+from lidc_cdam.compute import HERE, Pool, Workers, map_items
+from lidc_cdam.crop_files import PADDING_HU
 from lidc_cdam.errors import LidcCdamError
-from lidc_cdam.files import read_json, write_json
-from lidc_cdam.geometry import CENTRAL, CROP_SIDE
+from lidc_cdam.files import read_json
 from lidc_cdam.progress import say
-from preprocessing.annotations import IndexBox, Nodule, consensus
-from preprocessing.crops import (
-    SPACING_MM,
-    Block,
-    Frame,
-    Point,
-    centre_mm,
-    consensus_box,
-    cube_corners,
-    cut_cube,
-    surrounding_box,
-)
-from preprocessing.native import Failure, each_block, failure, nodules_of, write_failures
-from preprocessing.pack import NODULES, read_cutout, read_pack
-from preprocessing.series import Series, index_series
+from preprocessing.crops import DEFAULT, CropSettings
+from preprocessing.jobs import Job, dicom_jobs, is_done, lose_job, pack_jobs, record_path, run_job, volume_jobs
+from preprocessing.native import Failure, write_failures
+from preprocessing.resample import INTERPOLATIONS
 
 STAGE = "extract"
 ALGORITHM = 2
 """Raised with each change of the code that changes a voxel, so that older crops are not taken for today's."""
-MAX_READERS = 4
-"""Radiologists who read each scan; a cluster with more readings has one reader's twice."""
 
 
-def extract(data: Path, dicom: Path | None = None, pack: Path | None = None, workers: int = 1) -> None:
-    """Make a 32 mm cube at 1 mm and its reader mask for each cohort nodule that a source holds.
+def extract(
+    data: Path,
+    dicom: Path | None = None,
+    pack: Path | None = None,
+    volumes: Path | None = None,
+    settings: CropSettings = DEFAULT,
+    workers: Workers = HERE,
+) -> None:
+    """Make a cube (32 voxels of 1 mm) and its reader mask for each cohort nodule that a source holds.
 
-    Writes `crops/`, `masks/`, `records/` and `dataset.json`. A part of LIDC-IDRI is enough, and a second source adds to
-    the same folder; what is there already is kept. A nodule that fails is a row of `failed.csv` and is tried again by
-    the next run.
+    Writes `crops/`, `masks/`, `records/` and `dataset.json`, which holds the settings: other ones need another DATA
+    folder. A part of LIDC-IDRI is enough, and a second source adds to the same folder; what is there already is kept.
+    A nodule that fails is a row of `failed.csv` and is tried again by the next run.
 
     Args:
         data: the DATA folder with a cohort.
-        dicom: folder of DICOM files, in any layout. Give this or `--pack`.
+        dicom: folder of DICOM files, in any layout. Give this, `--pack` or `--volumes`.
         pack: folder of native-resolution cut-outs, as `lidc-cdam pack` writes it.
-        workers: processes that work side by side.
+        volumes: folder of MetaImage, NRRD or NIfTI files named by series UID, as LUNA16 has them.
+        settings: what decides a cube's voxels.
+        workers: where to work.
 
     Raises:
         LidcCdamError: there is no cohort, not exactly one source, the source holds no nodule of the cohort, the folder
             was extracted with other settings, or every nodule failed.
     """
     cohort = artifacts.read_cohort(data)
-    if (dicom is None) == (pack is None):
+    sources = [source for source in (dicom, pack, volumes) if source is not None]
+    if len(sources) != 1:
         raise LidcCdamError(
-            f"extract needs exactly one source, --dicom or --pack; got {'neither' if pack is None else 'both'}."
+            f"extract needs exactly one source, --dicom, --pack or --volumes; got {len(sources) or 'none'}."
         )
-    parameters = _parameters(data)
+    parameters = _parameters(data, settings)
     record = provenance.begin(
         data, STAGE, parameters, {"cohort": data / artifacts.COHORT}, "make the cohort in another --data"
     )
-    held, jobs = _jobs(data, dicom, pack, cohort)
-    say(f"{dicom or pack} holds {held}.")
-    if record.finished and not jobs:
-        say(f"All of them are extracted in {data}; nothing to do.")
-        return
-    provenance.reopen(data, STAGE)
-    failures = [row for rows in map_items(_run, jobs, "Extracting cubes", workers) for row in rows]
+    with Pool(workers) as pool:
+        held, jobs = _jobs(data, (dicom, pack, volumes), cohort, settings, pool)
+        say(f"{sources[0]} holds {held}.")
+        if record.finished and not jobs:
+            say(f"All of them are extracted in {data}; nothing to do.")
+            return
+        provenance.reopen(data, STAGE)
+        failures = [row for rows in map_items(run_job, jobs, "Extracting cubes", pool, lose_job) for row in rows]
     write_failures(data, {nodule_id for job in jobs for nodule_id in job.nodule_ids}, failures)
-    records = _finish(data, cohort, parameters, failures)
+    records = _finish(data, cohort, parameters, settings, failures)
     record.finish(nodules=len(records), failed=len(failures))
     _tell(data, cohort, records, failures)
 
 
-@dataclass(frozen=True, eq=False)
-class DicomJob:
-    """The nodules of one DICOM series that are still to be extracted."""
-
-    data: Path
-    allow_padding: bool
-    series: Series
-    nodules: tuple[Nodule, ...]
-
-    @property
-    def nodule_ids(self) -> tuple[str, ...]:
-        """Of its nodules."""
-        return tuple(nodule.nodule_id for nodule in self.nodules)
-
-    def run(self) -> list[Failure]:
-        """Write the nodules' cubes; returns the failures."""
-        centres: dict[str, Point] = {}
-
-        def box_of(nodule: Nodule, frame: Frame) -> IndexBox:
-            centres[nodule.nodule_id], box = self.place(nodule, frame)
-            return box
-
-        def use(nodule: Nodule, block: Block, flags: tuple[str, ...]) -> None:
-            step = float(np.median(np.diff(nodule.scan.slice_z_mm)))
-            found = _Found(nodule.nodule_id, "dicom", len(nodule.readings), step, flags)
-            _write(self.data, found, block, centres[nodule.nodule_id], self.allow_padding)
-
-        return each_block(self.series, self.nodules, box_of, use)
-
-    def place(self, nodule: Nodule, frame: Frame) -> tuple[Point, IndexBox]:
-        """The centre of a nodule's cube, and the voxels that the cube needs."""
-        centre = centre_mm(consensus(nodule)[1], frame, nodule.scan.slice_z_mm)
-        low, high = cube_corners(centre)
-        return centre, surrounding_box(low, high, frame, self.series.shape, nodule.scan.slice_z_mm)
-
-
-@dataclass(frozen=True, eq=False)
-class PackJob:
-    """One nodule of a pack that is still to be extracted."""
-
-    data: Path
-    allow_padding: bool
-    pack: Path
-    row: dict[str, Any]
-
-    @property
-    def nodule_ids(self) -> tuple[str, ...]:
-        """Of its nodule."""
-        return (str(self.row["nodule_id"]),)
-
-    def run(self) -> list[Failure]:
-        """Write the nodule's cube; returns the failure if it fails."""
-        (nodule_id,) = self.nodule_ids
-        try:
-            block, flags = read_cutout(self.pack, self.row)
-            readers = len(str(self.row["annotation_ids"]).split())
-            try:
-                box = consensus_box(block.readers, readers, block.box)
-            except ValueError as error:
-                raise LidcCdamError(f"The cut-out of {nodule_id} in {self.pack} is wrong: {error}.") from error
-            centre = centre_mm(box, block.frame, block.z_mm, block.box.slice[0])
-            step = float(np.median(np.diff(block.z_mm))) if len(block.z_mm) > 1 else SPACING_MM
-            found = _Found(nodule_id, "pack", readers, step, flags)
-            _write(self.data, found, block, centre, self.allow_padding)
-        except LidcCdamError as error:
-            return [failure(nodule_id, str(self.row["series_uid"]), error)]
-        return []
-
-
-Job = DicomJob | PackJob
-
-
-def _run(job: Job) -> list[Failure]:
-    return job.run()
-
-
-@dataclass(frozen=True)
-class _Found:
-    """What is known of a nodule before its cube is cut."""
-
-    nodule_id: str
-    source: str
-    readers: int
-    slice_spacing_mm: float
-    flags: tuple[str, ...]
-
-
-def _write(data: Path, found: _Found, block: Block, centre: Point, allow_padding: bool) -> None:
-    """Cut and write one nodule: mask, cube, and last the record, which says that both are there."""
-    crop, padded = cut_cube(block, centre)
-    if padded and not allow_padding:
-        raise LidcCdamError(
-            f"{padded:.1%} of the cube of {found.nodule_id} lie outside what was read, and the cohort's preset refuses "
-            f"padding; choose `--preset all`."
-        )
-    flags = (
-        *found.flags,
-        *(("more than 4 readers",) if found.readers > MAX_READERS else ()),
-        *(("padded",) if padded else ()),
-    )
-    artifacts.write_crop(data, found.nodule_id, crop)
-    record = NoduleRecord(
-        nodule_id=found.nodule_id,
-        source=found.source,
-        geometry="patient" if block.frame.patient else "scan",
-        padded_share=round(padded, 6),
-        pixel_spacing_mm=block.frame.spacing_mm[1],
-        slice_spacing_mm=round(found.slice_spacing_mm, 6),
-        flags=flags,
-    )
-    write_json(_record_path(data, found.nodule_id), asdict(record))
-
-
-def _jobs(data: Path, dicom: Path | None, pack: Path | None, cohort: pd.DataFrame) -> tuple[str, Sequence[Job]]:
+def _jobs(
+    data: Path,
+    sources: tuple[Path | None, Path | None, Path | None],
+    cohort: pd.DataFrame,
+    settings: CropSettings,
+    pool: Pool,
+) -> tuple[str, Sequence[Job]]:
+    dicom, pack, volumes = sources
     allow = _allow_padding(data)
     if dicom is not None:
-        return dicom_jobs(data, dicom, cohort, allow)
-    return pack_jobs(data, Path(str(pack)), cohort, allow)
+        return dicom_jobs(data, dicom, cohort, allow, settings, pool)
+    if volumes is not None:
+        return volume_jobs(data, volumes, cohort, allow, settings)
+    return pack_jobs(data, Path(str(pack)), cohort, allow, settings)
 
 
-def dicom_jobs(data: Path, root: Path, cohort: pd.DataFrame, allow_padding: bool) -> tuple[str, list[DicomJob]]:
-    """How many nodules of the cohort a DICOM root holds, in words, and what is still to be extracted.
+def _parameters(data: Path, settings: CropSettings) -> dict[str, Any]:
+    """Every setting that decides a voxel.
 
-    Raises:
-        LidcCdamError: the root is missing or empty, or holds none of the cohort's series.
+    Those that came later stand here only where they differ from what was done before they came, so that a folder of an
+    earlier version is still the same folder.
     """
-    index = index_series(root, set(cohort["series_uid"]))
-    if not index.series:
-        raise LidcCdamError(
-            f"--dicom must hold CT series of the cohort's {cohort['series_uid'].nunique()} scans, but {root} has "
-            f"{index.summary()}."
-        )
-    patients = set(cohort.loc[cohort["series_uid"].isin(index.series), "patient_id"])
-    present = {
-        uid: [nodule for nodule in nodules if nodule.nodule_id in cohort.index]
-        for uid, nodules in nodules_of(index.series, patients).items()
-    }
-    jobs = []
-    for uid, nodules in present.items():
-        left = tuple(nodule for nodule in nodules if not _is_done(data, nodule.nodule_id))
-        if left:
-            jobs.append(DicomJob(data, allow_padding, index.series[uid], left))
-    return f"{sum(map(len, present.values()))} of the cohort's {len(cohort)} nodules", jobs
-
-
-def pack_jobs(data: Path, folder: Path, cohort: pd.DataFrame, allow_padding: bool) -> tuple[str, list[PackJob]]:
-    """How many nodules a pack holds, also of the cohort, in words, and what is still to be extracted.
-
-    Raises:
-        LidcCdamError: the pack is missing or damaged, or holds no nodule of the cohort.
-    """
-    table = read_pack(folder)
-    present = table[table["nodule_id"].isin(cohort.index)]
-    if not len(present):
-        raise LidcCdamError(
-            f"--pack must hold nodules of the cohort, but none of the {len(table)} in {folder / NODULES} is among the "
-            f"{len(cohort)} of {data / artifacts.COHORT}."
-        )
-    rows = [row for row in present.to_dict("records") if not _is_done(data, row["nodule_id"])]
-    named = [{str(key): value for key, value in row.items()} for row in rows]
-    held = f"{len(table)} nodules, {len(present)} of the cohort's {len(cohort)}"
-    return held, [PackJob(data, allow_padding, folder, row) for row in named]
-
-
-def _parameters(data: Path) -> dict[str, Any]:
-    """Every setting that decides a voxel."""
+    later = ("antialias", "consensus_level", "signed_distance")
+    changed = {name: getattr(settings, name) for name in later if getattr(settings, name) != getattr(DEFAULT, name)}
     return {
         "algorithm": ALGORITHM,
-        "side": CROP_SIDE,
-        "spacing_mm": SPACING_MM,
-        "central_voxel": CENTRAL,
-        "hu_interpolation": "linear",
+        "side": settings.side,
+        "spacing_mm": settings.spacing_mm,
+        "central_voxel": settings.grid.central,
+        "hu_interpolation": INTERPOLATIONS[settings.interpolation].title,
         "mask_interpolation": "nearest neighbour",
         "padding_hu": PADDING_HU,
         "allow_padding": _allow_padding(data),
+        **changed,
     }
 
 
@@ -265,30 +122,31 @@ def _allow_padding(data: Path) -> bool:
     return bool(_cohort_config(data).get("selection", {}).get("allow_padding", True))
 
 
-def _record_path(data: Path, nodule_id: str) -> Path:
-    return data / "records" / f"{nodule_id}.json"
-
-
-def _is_done(data: Path, nodule_id: str) -> bool:
-    paths = (path(data, nodule_id) for path in (_record_path, artifacts.crop_path, artifacts.mask_path))
-    return all(path.exists() for path in paths)
-
-
 def _finish(
-    data: Path, cohort: pd.DataFrame, parameters: dict[str, Any], failures: Sequence[Failure]
+    data: Path,
+    cohort: pd.DataFrame,
+    parameters: dict[str, Any],
+    settings: CropSettings,
+    failures: Sequence[Failure],
 ) -> dict[str, NoduleRecord]:
-    """Write `dataset.json` from the records, in the cohort's order."""
+    """Write `dataset.json` from the records, in the cohort's order, with the flags that the cohort gives."""
     records = {}
-    for nodule_id in cohort.index:
-        if _is_done(data, nodule_id):
-            records[str(nodule_id)] = artifacts.nodule_record(read_json(_record_path(data, nodule_id)))
+    told = cohort["flags"] if "flags" in cohort else pd.Series(dtype=object)
+    for nodule_id in map(str, cohort.index):
+        if is_done(data, nodule_id, settings):
+            record = artifacts.nodule_record(read_json(record_path(data, nodule_id)))
+            flags = quality.merge_flags(record.flags, quality.read_flags(told.get(nodule_id)))
+            records[nodule_id] = replace(record, flags=flags)
     if not records:
         raise LidcCdamError(
             f"None of the {len(failures)} nodules could be extracted; {data / artifacts.FAILED} says why, the first: "
             f"{failures[0]['reason']}"
         )
-    preset = _cohort_config(data).get("preset", "")
-    artifacts.write_dataset(data, Dataset({"preset": preset, **parameters}, records))
+    config = _cohort_config(data)
+    chosen_by = {"preset": config.get("preset", "")}
+    if "rules_sha256" in config:
+        chosen_by["rules_sha256"] = config["rules_sha256"]
+    artifacts.write_dataset(data, Dataset({**chosen_by, **parameters}, records))
     return records
 
 
@@ -296,8 +154,9 @@ def _tell(data: Path, cohort: pd.DataFrame, records: dict[str, NoduleRecord], fa
     labelled = int(cohort.loc[list(records), "label"].notna().sum())
     padded = sum(record.padded_share > 0 for record in records.values())
     say(f"{data} holds {len(records)} cubes, {labelled} of them with a malignancy label; {padded} are padded.")
-    flagged = sum(bool(set(record.flags) - {"padded"}) for record in records.values())
-    if flagged:
-        say(f"{flagged} carry other data-quality flags; {data / artifacts.DATASET} names them.")
+    counts = Counter(quality.flag_kind(flag) for record in records.values() for flag in record.flags)
+    if counts:
+        listed = ", ".join(f"{kind} {number}" for kind, number in sorted(counts.items(), key=lambda pair: -pair[1]))
+        say(f"Data-quality flags: {listed}; {data / artifacts.DATASET} names the nodules.")
     if failures:
         say(f"{len(failures)} nodules failed; {data / artifacts.FAILED} says why.")

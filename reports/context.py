@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float32
 
-from lidc_cdam import artifacts, provenance
-from lidc_cdam.artifacts import Maps, NoduleRecord
+from lidc_cdam import artifacts, crop_files, provenance, quality
+from lidc_cdam.artifacts import Dataset, Maps, NoduleRecord
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import read_json
 from lidc_cdam.geometry import VIEWS
+from lidc_cdam.map_files import volume_folder, volume_targets
 from lidc_cdam.progress import track
 from lidc_cdam.runs import read_config
 from lidc_cdam.vocabulary import BIOMARKERS, MALIGNANCY, TARGETS, Target
@@ -56,6 +57,8 @@ class Run:
     model_sha256: dict[int, str]
     commit: str | None
     versions: dict[str, str]
+    consensus_level: float = artifacts.CONSENSUS_LEVEL
+    """Share of the readers that a voxel of the consensus needs."""
     summary: dict[str, Any] = field(default_factory=dict)
 
 
@@ -80,7 +83,7 @@ class Case:
     @property
     def is_synthetic(self) -> bool:
         """Whether the crop is a phantom's."""
-        return self.record is not None and artifacts.SYNTHETIC in self.record.flags
+        return self.record is not None and quality.SYNTHETIC in self.record.flags
 
 
 def open_run(run: Path, method: str, data: Path | None = None) -> tuple[Run, list[Case]]:
@@ -103,6 +106,7 @@ def open_run(run: Path, method: str, data: Path | None = None) -> tuple[Run, lis
             f"{run / artifacts.PREDICTIONS} must hold predictions of {', '.join(TARGETS)}, but it holds none; "
             f"run `lidc-cdam crossval` again."
         )
+    dataset = artifacts.read_dataset(folder)
     limits, mapped = _scales(run, method, predictions)
     protocol, shared = _splits(config)
     record = _training_record(run)
@@ -121,9 +125,10 @@ def open_run(run: Path, method: str, data: Path | None = None) -> tuple[Run, lis
         model_sha256=_model_digests(run, predictions),
         commit=record.get("commit"),
         versions=record.get("versions", {}),
+        consensus_level=dataset.consensus_level,
         summary=read_json(run / artifacts.SUMMARY) if (run / artifacts.SUMMARY).exists() else {},
     )
-    return facts, _cases(facts, predictions)
+    return facts, _cases(facts, predictions, dataset)
 
 
 def _data_of(run: Path, config: dict[str, Any]) -> Path:
@@ -200,9 +205,8 @@ def _round_up(value: float) -> float:
     return float(f"{math.ceil(value / step - 1e-9) * step:.6g}")
 
 
-def _cases(run: Run, predictions: pd.DataFrame) -> list[Case]:
+def _cases(run: Run, predictions: pd.DataFrame, dataset: Dataset) -> list[Case]:
     cohort = artifacts.read_cohort(run.data)
-    dataset = artifacts.read_dataset(run.data)
     readings = dict(iter(artifacts.read_readings(run.data).groupby("nodule_id")))
     masses = _masses(run)
     cases = []
@@ -284,10 +288,11 @@ def case_key(runs: Sequence[Run], cases: Sequence[Case | None], renderer: str) -
             continue
         digest.update(provenance.sha256_of(asdict(case)).encode())
         paths = (
-            artifacts.crop_path(run.data, case.nodule_id),
-            artifacts.mask_path(run.data, case.nodule_id),
+            crop_files.crop_path(run.data, case.nodule_id),
+            crop_files.mask_path(run.data, case.nodule_id),
             artifacts.maps_path(run.folder, case.fold, run.method, case.nodule_id),
         )
         for path in paths:
             digest.update(path.read_bytes() if path.exists() else b"missing")
+        digest.update(repr(volume_targets(volume_folder(run.folder, case.fold, run.method, case.nodule_id))).encode())
     return digest.hexdigest()

@@ -145,7 +145,7 @@ class Cut:
     readers: UInt8[np.ndarray, "row column"]
     """Number of readers that marked the voxel."""
     consensus: Bool[np.ndarray, "row column"]
-    """Marked by at least half of the readers."""
+    """Marked by enough of the readers (`Run.consensus_level`)."""
     padded: Bool[np.ndarray, "row column"]
     """Outside what was read."""
     side_mm: float

@@ -1,10 +1,12 @@
 """The index page's content: one row per nodule, the run's figures on top."""
 
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lidc_cdam.geometry import CENTRAL, take_view
+from lidc_cdam.geometry import take_view
+from lidc_cdam.quality import FLAGS, flag_kind
 from lidc_cdam.vocabulary import MALIGNANCY, TARGETS
 from reports import figures
 from reports.context import Case, Run, targets_of, title_of
@@ -25,12 +27,13 @@ def index_row(material: Material) -> dict[str, Any]:
         "fold": case.fold,
         "readers": material.readers,
         "label": "" if case.malignancy is None else LABELS[case.label],
-        "thumbnail": figures.thumbnail(take_view(material.crop.hu, "axial", CENTRAL)),
+        "thumbnail": figures.thumbnail(take_view(material.crop.hu, "axial", material.central)),
         "cells": cells,
         "error": statistics.fmean(errors) if errors else None,
         "maps": all(maps is not None for maps in material.maps),
         "synthetic": case.is_synthetic,
         "unread": bool(material.padded.any()),
+        "flags": [] if case.record is None else sorted({flag_kind(flag) for flag in case.record.flags}),
     }
 
 
@@ -65,9 +68,16 @@ def index_content(runs: Sequence[Run], results: Sequence[dict[str, Any]]) -> dic
         "rows": rows,
         "synthetic": sum(row["synthetic"] for row in rows),
         "unread": sum(row["unread"] for row in rows),
+        "flags": _flag_rows(rows),
         "failed": [row for row in results if "reason" in row],
         "runs": [_run_facts(run) for run in runs],
     }
+
+
+def _flag_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """How many nodules carry each data-quality flag, the commonest first, with what it means."""
+    counts = Counter(kind for row in rows for kind in row["flags"])
+    return [{"flag": kind, "meaning": FLAGS.get(kind, ""), "nodules": number} for kind, number in counts.most_common()]
 
 
 def _run_facts(run: Run) -> dict[str, Any]:

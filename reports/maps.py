@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from lidc_cdam.artifacts import Maps
-from lidc_cdam.geometry import CENTRAL, VIEWS
+from lidc_cdam.geometry import VIEWS
+from lidc_cdam.map_files import volume_folder, volume_targets
 from lidc_cdam.vocabulary import TARGETS, Target
 from reports import charts, figures
 from reports.context import SCALE_PERCENTILE, Case, Run, targets_of, title_of
@@ -47,7 +48,7 @@ def map_section(material: Material, index: int, pictures: Pictures) -> dict[str,
                 f"{charts.signed(limit)} raises the predicted value."
             ),
         }
-        section["notes"] = _map_notes(run, case.fold, maps, material)
+        section["notes"] = _map_notes(run, case, maps, material)
     return section
 
 
@@ -55,9 +56,9 @@ UNITS = {"probability": "logit", "rating": "z-score", "length": "z-score"}
 """Unit of the model's output by kind of target."""
 
 
-def _map_notes(run: Run, fold: int, maps: Maps, material: Material) -> list[str]:
+def _map_notes(run: Run, case: Case, maps: Maps, material: Material) -> list[str]:
     rows, columns = maps.scores.shape[-2:]
-    limit = run.limits[fold]
+    fold, limit = case.fold, run.limits[case.fold]
     level = limit * CONTOUR_SHARE
     notes = [
         score_words(run.method, sorted({UNITS[TARGETS[key].kind] for key in maps.targets})),
@@ -71,6 +72,13 @@ def _map_notes(run: Run, fold: int, maps: Maps, material: Material) -> list[str]
         notes.append(
             "Hatched: outside what was read. The model saw mirrored tissue there, so colours on it explain a mirror "
             "image; the shares inside the consensus, and their chance, count only what was read."
+        )
+    volumes = volume_folder(run.folder, fold, run.method, case.nodule_id)
+    count = len(volume_targets(volumes))
+    if count:
+        notes.append(
+            f"Every slice: {volumes.relative_to(run.folder).as_posix()} in the run's folder holds the scores of "
+            f"{count} target{'s' if count > 1 else ''} as volumes, to open over the crop in 3D Slicer."
         )
     return notes
 
@@ -86,7 +94,7 @@ def _panels(material: Material, index: int, maps: Maps, pictures: Pictures) -> l
         if target.key not in maps.targets:
             continue
         drawn = [_map(material, index, maps, target, view, limit, pictures) for view in views]
-        span = _span(maps.scores[maps.targets.index(target.key), :, _place(maps)], limit)
+        span = _span(maps.scores[maps.targets.index(target.key), :, _place(maps, material)], limit)
         panels.append(
             {
                 "key": target.key,
@@ -110,11 +118,11 @@ def _panel_words(target: Target, prediction: float | None) -> str:
 def _map(
     material: Material, index: int, maps: Maps, target: Target, view: str, limit: float, pictures: Pictures
 ) -> dict[str, str]:
-    place = _place(maps)
+    place = _place(maps, material)
     scores = maps.scores[maps.targets.index(target.key), maps.views.index(view), place]
     depth = maps.slices[place]
     cut = material.cut(view, depth)
-    name = view if depth == CENTRAL else f"{view}-{depth}"
+    name = view if depth == material.central else f"{view}-{depth}"
     image = pictures.use(cut, figures.LUNG, name)
     picture = figures.map_picture(cut, image, scores, limit, limit * CONTOUR_SHARE, f"map-{index}-{target.key}-{view}")
     method, span = material.runs[index].method, _span(scores, limit)
@@ -122,9 +130,9 @@ def _map(
     return {"svg": picture, "alt": alt, "view": VIEWS[view].title}
 
 
-def _place(maps: Maps) -> int:
+def _place(maps: Maps, material: Material) -> int:
     """Which of the maps' slices is shown: the central one where there is one."""
-    return maps.slices.index(CENTRAL) if CENTRAL in maps.slices else len(maps.slices) // 2
+    return maps.slices.index(material.central) if material.central in maps.slices else len(maps.slices) // 2
 
 
 def _span(scores: Float32[np.ndarray, "..."], limit: float) -> str:
@@ -147,9 +155,9 @@ def strongest_score(material: Material) -> Strongest | None:
     best: tuple[float, Strongest] | None = None
     for run, case, maps in zip(material.runs, material.cases, material.maps, strict=True):
         limit = None if case is None else run.limits.get(case.fold)
-        if maps is None or limit is None or CENTRAL not in maps.slices:
+        if maps is None or limit is None or material.central not in maps.slices:
             continue
-        scores = maps.scores[:, :, maps.slices.index(CENTRAL)]
+        scores = maps.scores[:, :, maps.slices.index(material.central)]
         target, view, row, column = np.unravel_index(np.abs(scores).argmax(), scores.shape)
         score = float(scores[target, view, row, column])
         if best is None or abs(score) / limit > best[0]:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool
 
-from lidc_cdam import artifacts
-from lidc_cdam.artifacts import Crop, Maps
-from lidc_cdam.geometry import CENTRAL, take_view
+from lidc_cdam import artifacts, crop_files
+from lidc_cdam.artifacts import Maps
+from lidc_cdam.crop_files import Crop
+from lidc_cdam.geometry import central_index, take_view
 from reports import figures
 from reports.context import Case, Run, read_maps
 
@@ -31,13 +32,13 @@ class Material:
 
     @property
     def consensus(self) -> Bool[np.ndarray, "slice row column"]:
-        """Voxels that at least half of the readers marked."""
-        return self.crop.consensus(self.readers)
+        """Voxels that enough of the readers marked (`Run.consensus_level`)."""
+        return self.crop.consensus(self.readers, self.runs[0].consensus_level)
 
     @property
     def padded(self) -> Bool[np.ndarray, "slice row column"]:
         """Voxels outside what was read."""
-        unread: np.ndarray = self.crop.hu == artifacts.PADDING_HU
+        unread: np.ndarray = self.crop.hu == crop_files.PADDING_HU
         return unread
 
     @property
@@ -50,8 +51,14 @@ class Material:
         """The runs that have this nodule, each with its case."""
         return [(run, case) for run, case in zip(self.runs, self.cases, strict=True) if case is not None]
 
-    def cut(self, view: str, index: int = CENTRAL) -> figures.Cut:
-        """One slice of everything, as it is looked at."""
+    @property
+    def central(self) -> int:
+        """Index of the central slice of each view."""
+        return central_index(len(self.crop.hu))
+
+    def cut(self, view: str, depth: int | None = None) -> figures.Cut:
+        """One slice of everything, as it is looked at; the central one by default."""
+        index = self.central if depth is None else depth
         return figures.Cut(
             view,
             take_view(self.crop.hu, view, index),
@@ -69,7 +76,7 @@ def load(runs: Sequence[Run], cases: Sequence[Case | None]) -> Material:
         LidcCdamError: the crop or its mask is missing or damaged, or a map is damaged.
     """
     case = next(case for case in cases if case is not None)
-    crop = artifacts.read_crop(runs[0].data, case.nodule_id)
+    crop = crop_files.read_crop(runs[0].data, case.nodule_id)
     maps = tuple(_maps(run, own) for run, own in zip(runs, cases, strict=True))
     return Material(case, tuple(runs), tuple(cases), crop, maps)
 

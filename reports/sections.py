@@ -10,6 +10,7 @@ from reports.maps import map_section, strongest_score
 from reports.material import Material, Pictures
 from reports.words import (
     caution_sentences,
+    consensus_words,
     difference_in_deviations,
     flag_sentences,
     lead_sentences,
@@ -40,6 +41,7 @@ def document(material: Material) -> dict[str, Any]:
         "facts": _facts(material),
         "sentences": lead_sentences(material.pairs, strongest_score(material)),
         "ct": _ct(material, pictures),
+        "consensus": consensus_words(material.runs[0].consensus_level),
         "targets": [_target_row(case, run, target) for run, case in material.pairs for target in targets_of(run)],
         "runs": runs,
         "cautions": caution_sentences(sorted({run.method for run in material.runs})),
@@ -86,11 +88,16 @@ def _ct(material: Material, pictures: Pictures) -> list[dict[str, str]]:
                 "svg": figures.ct_picture(cut, pictures.use(cut, window, view), f"ct-{key}"),
                 "alt": (
                     f"{VIEWS[view].title} CT of the nodule, {window.title}, with the outline of the readers' consensus "
-                    f"({int(cut.consensus.sum())} square millimetres) and of what any reader marked{outside}."
+                    f"({_square_mm(cut)} square millimetres) and of what any reader marked{outside}."
                 ),
             }
         )
     return panels
+
+
+def _square_mm(cut: figures.Cut) -> int:
+    """Area of the consensus in a picture."""
+    return round(float(cut.consensus.sum()) * (cut.side_mm / len(cut.consensus)) ** 2)
 
 
 def _target_row(case: Case, run: Run, target: Target) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lidc_cdam.quality import PADDED, WIDE_RANGE, flag_kind, flag_words
 from lidc_cdam.vocabulary import TARGETS, Target
 from reports.context import Case, Run, targets_of
 
@@ -44,10 +45,16 @@ class Strongest:
 
 
 PLACES: dict[str, str] = {
-    "inside": "lies on what at least half of the readers marked",
-    "outside": "lies outside what at least half of the readers marked",
+    "inside": "lies on what {readers} marked",
+    "outside": "lies outside what {readers} marked",
     "unread": "lies where nothing was read and the model saw mirrored tissue",
 }
+"""Where a score can lie; `{readers}` is `consensus_words`."""
+
+
+def consensus_words(level: float) -> str:
+    """Whose voxels make the consensus, by the share of the readers that one needs."""
+    return "at least half of the readers" if level == 0.5 else f"at least {percent(level)} of the readers"
 
 
 def number(value: float) -> str:
@@ -126,9 +133,10 @@ def lead_sentences(pairs: Sequence[tuple[Run, Case]], strongest: Strongest | Non
     if strongest is not None:
         effect = "raises" if strongest.score > 0 else "lowers"
         score = f"{strongest.score:+.3g}".replace("-", "−")
+        place = PLACES[strongest.place].format(readers=consensus_words(pairs[0][0].consensus_level))
         sentences.append(
             f"The strongest score of all maps {effect} the predicted {strongest.target.title.lower()} ({score}, "
-            f"{strongest.view.lower()} view) and {PLACES[strongest.place]}."
+            f"{strongest.view.lower()} view) and {place}."
         )
     return [sentence for sentence in sentences if sentence]
 
@@ -232,9 +240,14 @@ def flag_sentences(case: Case) -> list[str]:
                 "The source has no patient geometry (frame: scan): orientation letters assume the usual axial "
                 "acquisition and positions are the scan's own."
             )
-        sentences += [f"{flag[:1].upper()}{flag[1:]}." for flag in case.record.flags if flag != "padded"]
+        sentences += [flag_words(flag) for flag in case.record.flags if not _told_by_numbers(case, flag)]
     sentences += _spread_sentences(case)
     return sentences or ["None."]
+
+
+def _told_by_numbers(case: Case, flag: str) -> bool:
+    """Whether another sentence says the same with its figures."""
+    return flag_kind(flag) == PADDED or (flag_kind(flag) == WIDE_RANGE and bool(_spread_sentences(case)))
 
 
 def _spread_sentences(case: Case) -> list[str]:

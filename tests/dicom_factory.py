@@ -1,12 +1,12 @@
 """Small synthetic DICOM files for tests: CT slices with given pixels, place and identifiers."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, JPEGTransferSyntaxes, generate_uid
 
 SERIES_UID = "1.2.826.0.1.3680043.8.498.1"
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -28,6 +28,9 @@ class Stack:
     slope: float = 1
     intercept: float = -1024
     syntax: str = ExplicitVRLittleEndian
+    signed: bool = True
+    values: Mapping[str, object] = field(default_factory=dict)
+    """Further elements of every slice."""
 
     def slice_hu(self, z: float) -> np.ndarray:
         """HU [row, column] at a height."""
@@ -44,7 +47,8 @@ class Stack:
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / name.format(number) for number in range(1, len(self.z_mm) + 1)]
         for number, (path, z) in enumerate(zip(paths, self.z_mm, strict=True), start=1):
-            stored = np.rint((self.slice_hu(z) - self.intercept) / self.slope).astype(np.int16)
+            stored = np.rint((self.slice_hu(z) - self.intercept) / self.slope)
+            stored = stored.astype(np.int16 if self.signed else np.uint16)
             write_slice(path, stored, self, z, number)
         return paths
 
@@ -72,6 +76,10 @@ def write_slice(path: Path, stored: np.ndarray, stack: Stack, z: float, number: 
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
     dataset.PixelRepresentation = 1 if stored.dtype == np.int16 else 0
     dataset.RescaleIntercept, dataset.RescaleSlope = stack.intercept, stack.slope
+    for name, value in stack.values.items():
+        setattr(dataset, name, value)
+    if dataset.file_meta.TransferSyntaxUID in JPEGTransferSyntaxes:
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     if dataset.file_meta.TransferSyntaxUID.is_compressed:
         dataset.set_pixel_data(stored, "MONOCHROME2", 16)
         dataset.compress(stack.syntax)
@@ -79,6 +87,24 @@ def write_slice(path: Path, stored: np.ndarray, stack: Stack, z: float, number: 
         dataset.PixelData = stored.tobytes()
         dataset["PixelData"].VR = "OW"
     dataset.save_as(path, enforce_file_format=True)
+    if stack.syntax in JPEGTransferSyntaxes:
+        compress_with_gdcm(path, stack.syntax)
+
+
+def compress_with_gdcm(path: Path, syntax: str) -> None:
+    """Change a file's transfer syntax to one that pydicom cannot write."""
+    import gdcm
+
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader.SetFileName(str(path))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(syntax)))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFileName(str(path))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
 
 
 def edit(path: Path, **values: object) -> None:

@@ -6,14 +6,14 @@ normalised tokens that enter the last attention layer, x the un-normalised strea
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from reference import (
     Cut,
     Read,
+    cdam_scores,
     finish_block,
-    gradient,
     head_projection,
     layer_norm,
     linear,
@@ -135,29 +135,37 @@ def antithetic(draws: Tensor, count: int) -> Tensor:
     return torch.stack(pairs[:count])
 
 
-def normalised(state: Cut, stream: Tensor) -> Tensor:
-    """T = norm1(x), row by row."""
-    return torch.stack([layer_norm(row, state.block.norm1) for row in stream])
+def moved_block_input(state: Cut, stream: Tensor) -> Cut:
+    """The model with another stream x before its last block: T = norm1(x) follows, and so does the residual."""
+    tokens = torch.stack([layer_norm(row, state.block.norm1) for row in stream]).detach()
+    return replace(state, residual=stream, tokens=tokens)
 
 
 def smooth_scores_of_block_input(state: Cut, read: Read, noise: Tensor) -> Tensor:
-    """S = 1/n sum_m sum_j T~_ij df(T~)/dT~_ij with T~ = norm1(x + noise_m): Eq. 5 with x moved instead of T.
+    """S = 1/n sum_m sum_j T~_ij df/dT~_ij with T~ = norm1(x + noise_m): Eq. 5 with the block's input moved, not T.
 
     Args:
-        state: the model before its last attention layer; the residual x that bypasses attention stays.
+        state: the model before its last block.
         read: what is explained.
         noise: [draw token channel], already multiplied by sigma.
     """
     total = torch.zeros(len(state.tokens), dtype=state.tokens.dtype)
     for draw in noise:
-        moved = normalised(state, state.residual + draw).detach()
-        total = total + row_products(moved, gradient(state, moved, read))
+        total = total + cdam_scores(moved_block_input(state, state.residual + draw), read)
     return total / len(noise)
 
 
+def smooth_sigma_of_block_input(state: Cut) -> float:
+    """Sigma = 0.05 (max x - min x): the default of Eq. 5, of what is moved."""
+    return 0.05 * float(max(state.residual.flatten()) - min(state.residual.flatten()))
+
+
 def integrated_scores_of_block_input(state: Cut, read: Read, steps: int) -> Tensor:
-    """S = sum_j T_ij 1/n sum_{m=1..n} df/dT_ij at T = norm1(m/n x): Eq. 6 with x moved instead of T, from B = 0."""
-    total = torch.zeros_like(state.tokens)
+    """S = 1/n sum_{m=1..n} sum_j T^m_ij df/dT^m_ij with T^m = norm1(m/n x): Eq. 6 with the block's input moved.
+
+    T^m is T itself, but for LayerNorm's epsilon: only the residual follows the path.
+    """
+    total = torch.zeros(len(state.tokens), dtype=state.tokens.dtype)
     for m in range(1, steps + 1):
-        total = total + gradient(state, normalised(state, m / steps * state.residual).detach(), read)
-    return row_products(state.tokens, total / steps)
+        total = total + cdam_scores(moved_block_input(state, m / steps * state.residual), read)
+    return total / steps

@@ -9,6 +9,7 @@ from dicom_factory import Hu, Stack, linear
 from lidc_cdam import artifacts, provenance
 from preprocessing.annotations import Nodule, Scan, load_nodules
 from preprocessing.cohort import tables
+from preprocessing.index_cache import SERIES_INDEX
 from preprocessing.selection import Selection
 
 PATIENT = "LIDC-IDRI-0003"
@@ -25,8 +26,9 @@ def nodules() -> list[Nodule]:
 def write_cohort(data: Path, patients: Sequence[str] = (PATIENT,), **rules: object) -> None:
     """Make DATA with a cohort of some patients' nodules."""
     selection = Selection(**rules)
-    cohort, excluded, readings = tables(load_nodules(patients=patients), selection)
-    provenance.begin(data, "cohort", {"preset": "small", "selection": asdict(selection)}).finish()
+    cohort, excluded, readings = tables(load_nodules(patients=patients, **selection.grouping), selection)
+    config = {"preset": "small", "selection": asdict(selection), "rules_sha256": selection.digest}
+    provenance.begin(data, "cohort", config).finish()
     artifacts.write_table(data / artifacts.COHORT, cohort, artifacts.COHORT_COLUMNS)
     artifacts.write_table(data / artifacts.EXCLUDED, excluded, artifacts.EXCLUDED_COLUMNS)
     artifacts.write_table(data / artifacts.READINGS, readings, artifacts.READING_COLUMNS)
@@ -45,6 +47,10 @@ def stack_of(scan: Scan, hu: Hu | None = None) -> Stack:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder by its relative path, but for provenance (it holds versions and a commit)."""
-    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != provenance.FILE]
+    """Every file below a folder by its relative path, but for provenance and the index of series.
+
+    Those hold versions and a commit, and the paths and times of the files that were read.
+    """
+    apart = (provenance.FILE, SERIES_INDEX)
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name not in apart]
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(paths)}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from lidc_cdam.geometry import CENTRAL_SLICES, take_view
+from lidc_cdam.geometry import CROP_SIDE, central_slices, take_view
 
 DRAW, ORDER = 1, 2
 """Streams of random numbers of one epoch: what each nodule shows, and in which order nodules come."""
@@ -26,22 +26,26 @@ class ViewDraw:
     """Whether left and right are exchanged before turning."""
 
 
-def draw_view(generator: np.random.Generator, views: Sequence[str], flips: bool) -> ViewDraw:
+def draw_view(generator: np.random.Generator, views: Sequence[str], flips: bool, side: int = CROP_SIDE) -> ViewDraw:
     """Draw one image: a view, one of the central five slices, a quarter turn (SCIENCE.md 3), and perhaps a mirror.
 
     The generator is asked for the same four numbers whatever the settings, so that one setting does not move another's
     draws.
     """
     view = views[int(generator.random() * len(views))]
-    slice_index = CENTRAL_SLICES[int(generator.random() * len(CENTRAL_SLICES))]
+    slices = central_slices(side)
+    slice_index = slices[int(generator.random() * len(slices))]
     turns = int(generator.random() * 4)
     mirrored = bool(generator.random() < 0.5)
     return ViewDraw(view, slice_index, turns, mirrored and flips)
 
 
-def draw_epoch(seed: int, epoch: int, nodules: int, views: Sequence[str], flips: bool) -> list[ViewDraw]:
+def draw_epoch(
+    seed: int, epoch: int, nodules: int, views: Sequence[str], flips: bool, side: int = CROP_SIDE
+) -> list[ViewDraw]:
     """One draw per nodule; each depends on (seed, epoch, its index) alone, so a resumed run draws the same."""
-    return [draw_view(np.random.default_rng((seed, epoch, index, DRAW)), views, flips) for index in range(nodules)]
+    generators = (np.random.default_rng((seed, epoch, index, DRAW)) for index in range(nodules))
+    return [draw_view(generator, views, flips, side) for generator in generators]
 
 
 def order_epoch(seed: int, epoch: int, nodules: int) -> Int[np.ndarray, "nodule"]:

@@ -12,9 +12,9 @@ from jaxtyping import Float32, Float64, Int16
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lidc_cdam.artifacts import Fold
+from lidc_cdam.artifacts import Fold, read_dataset
 from lidc_cdam.errors import LidcCdamError
-from lidc_cdam.geometry import CENTRAL, CENTRAL_SLICES, take_view
+from lidc_cdam.geometry import USUAL, Grid, central_index, central_slices, take_view
 from lidc_cdam.intensity import Intensity, Scaling, Statistics, read_cube
 from lidc_cdam.progress import track
 from lidc_cdam.vocabulary import MALIGNANCY, Target
@@ -26,12 +26,13 @@ Cubes = Mapping[str, Int16[np.ndarray, "slice row column"]]
 
 
 def read_cubes(data: Path, nodule_ids: Sequence[str]) -> Cubes:
-    """The nodules' HU cubes; 64 KiB each, so that the whole of LIDC-IDRI fits in memory.
+    """The nodules' HU cubes; 64 KiB each for 32 voxels a side, so that the whole of LIDC-IDRI fits in memory.
 
     Raises:
-        LidcCdamError: a crop is missing or damaged, or is not the side that models expect.
+        LidcCdamError: a crop is missing or damaged, or has another side than the folder's `dataset.json` says.
     """
-    return {nodule_id: read_cube(data, nodule_id) for nodule_id in track(nodule_ids, "Reading crops")}
+    side = read_dataset(data).grid.side
+    return {nodule_id: read_cube(data, nodule_id, side) for nodule_id in track(nodule_ids, "Reading crops")}
 
 
 def column_of(target: Target) -> str:
@@ -75,7 +76,8 @@ def evaluation_images(
     cubes: Cubes, nodule_ids: Sequence[str], views: Sequence[str]
 ) -> Int16[np.ndarray, "nodule view row column"]:
     """The views at the central slice that evaluation averages over, HU."""
-    return np.stack([np.stack([take_view(cubes[key], view, CENTRAL) for view in views]) for key in nodule_ids])
+    chosen = (cubes[key] for key in nodule_ids)
+    return np.stack([np.stack([take_view(cube, view, central_index(len(cube))) for view in views]) for cube in chosen])
 
 
 def fit_statistics(
@@ -84,6 +86,7 @@ def fit_statistics(
     truth: Float64[np.ndarray, "nodule target"],
     targets: Sequence[Target],
     views: Sequence[str],
+    grid: Grid = USUAL,
 ) -> Statistics:
     """Grey values and label scales of a fold's training part, and of nothing else.
 
@@ -93,10 +96,12 @@ def fit_statistics(
         truth: their values, in the same order.
         targets: columns of `truth`.
         views: views that training draws from.
+        grid: of the cubes.
     """
-    images = [take_view(cubes[key], view, index) for key in train for view in views for index in CENTRAL_SLICES]
+    slices = central_slices(grid.side)
+    images = [take_view(cubes[key], view, index) for key in train for view in views for index in slices]
     keys = tuple(target.key for target in targets)
-    return Statistics(Intensity.fit(np.stack(images)), Scaling.fit(keys, truth))
+    return Statistics(Intensity.fit(np.stack(images)), Scaling.fit(keys, truth), grid)
 
 
 @dataclass(frozen=True)
@@ -143,11 +148,13 @@ class EvaluationImages(Dataset[tuple[Tensor, Tensor]]):
 class FoldData(pl.LightningDataModule):
     """Training and validation images of one fold; the test nodules are not in it."""
 
-    def __init__(self, cubes: Cubes, cohort: pd.DataFrame, fold: Fold, settings: TrainingSettings) -> None:
+    def __init__(
+        self, cubes: Cubes, cohort: pd.DataFrame, fold: Fold, settings: TrainingSettings, grid: Grid = USUAL
+    ) -> None:
         super().__init__()
         targets = settings.resolved_targets
         truth = read_truth(cohort, fold.train, targets, settings.indeterminate)
-        self.statistics = fit_statistics(cubes, fold.train, truth, targets, settings.views)
+        self.statistics = fit_statistics(cubes, fold.train, truth, targets, settings.views, grid)
         scaling = self.statistics.scaling
         self.train = Part(fold.train, scaling.to_model(truth).astype(np.float32))
         self.val = Part(fold.val, scaling.to_model(read_truth(cohort, fold.val, targets)).astype(np.float32))
@@ -168,7 +175,7 @@ class FoldData(pl.LightningDataModule):
         """This epoch's images in this epoch's order; Lightning asks again before each epoch."""
         epoch = 0 if self.trainer is None else self.trainer.current_epoch
         chosen, count = self._settings, len(self.train.nodule_ids)
-        draws = draw_epoch(chosen.seed, epoch, count, chosen.views, chosen.flips)
+        draws = draw_epoch(chosen.seed, epoch, count, chosen.views, chosen.flips, self.statistics.grid.side)
         order = order_epoch(chosen.seed, epoch, count)
         batches = [order[start : start + chosen.batch_size].tolist() for start in self._starts()]
         return DataLoader(DrawnImages(self._cubes, self.train, draws), batch_sampler=batches)

@@ -113,7 +113,7 @@ def train_fold(
         LidcCdamError: the training diverged, or the checkpoint is damaged.
     """
     with quiet(), contained():
-        data = FoldData(cubes, run.cohort, run.fold(index), run.settings)
+        data = FoldData(cubes, run.cohort, run.fold(index), run.settings, run.grid)
         task = _build_task(run.settings, index, data)
         keeper = Keeper(checkpoint, f"Fold {index}")
         _fit(run, index, task, data, [keeper, *callbacks], checkpoint)

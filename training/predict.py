@@ -17,6 +17,7 @@ from lidc_cdam.artifacts import (
     write_predictions,
 )
 from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.geometry import Grid
 from lidc_cdam.intensity import STATISTICS, Statistics
 from lidc_cdam.model import DESCRIPTION, WEIGHTS, NoduleModel
 from lidc_cdam.progress import say, track
@@ -61,7 +62,7 @@ def predict(run: Path, data: Path, out: Path) -> None:
         return
     images = evaluation_images(read_cubes(data, nodule_ids), nodule_ids, views)
     targets = resolve_targets(config["targets"])
-    predicted = _predict_folds(folders, images, tuple(target.key for target in targets))
+    predicted = _predict_folds(folders, images, tuple(target.key for target in targets), data, dataset.grid)
     truth = cohort.loc[nodule_ids, [column_of(target) for target in targets]].to_numpy(dtype=np.float64)
     table = predictions_table(cohort.loc[nodule_ids], MEAN_OVER_FOLDS, targets, truth, predicted)
     write_predictions(out, table)
@@ -86,7 +87,11 @@ def finished_folds(run: Path) -> list[Path]:
 
 
 def _predict_folds(
-    folders: list[Path], images: Int16[np.ndarray, "nodule view row column"], keys: tuple[str, ...]
+    folders: list[Path],
+    images: Int16[np.ndarray, "nodule view row column"],
+    keys: tuple[str, ...],
+    data: Path,
+    grid: Grid,
 ) -> Float64[np.ndarray, "nodule target"]:
     outputs, scalings = [], []
     for folder in track(folders, "Predicting"):
@@ -96,6 +101,7 @@ def _predict_folds(
                 f"{folder} must hold a model of the run's targets {', '.join(keys)}, but it holds one of another task "
                 f"({', '.join(model.targets)}); train the fold again."
             )
+        statistics.require_grid(data, grid)
         outputs.append(predict_nodules(model, statistics.intensity, images))
         scalings.append(statistics.scaling)
     return mean_over_models(outputs, scalings)

@@ -20,7 +20,7 @@ from lidc_cdam.artifacts import SPLITS, read_cohort, read_dataset, read_splits
 from lidc_cdam.backbones import build_backbone
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import replacing, write_json
-from lidc_cdam.geometry import CENTRAL_SLICES, VIEWS, take_view
+from lidc_cdam.geometry import VIEWS, central_slices, take_view
 from lidc_cdam.intensity import Intensity
 from lidc_cdam.progress import say
 from training.augment import order_epoch
@@ -231,7 +231,10 @@ class CropData(pl.LightningDataModule):
         # Half the side, cut to whole patches.
         self._small = max(1, self._size // 2 // patch_size[0]) * patch_size[0]
         slices = [
-            take_view(cubes[name], view, index) for name in names for view in settings.views for index in CENTRAL_SLICES
+            take_view(cubes[name], view, index)
+            for name in names
+            for view in settings.views
+            for index in central_slices(len(cubes[name]))
         ]
         self._intensity = Intensity.fit(np.stack(slices))
 
@@ -261,9 +264,8 @@ class CropData(pl.LightningDataModule):
 
     def _slice(self, cube: Int16[np.ndarray, "slice row column"], generator: np.random.Generator) -> np.ndarray:
         view = self._settings.views[int(generator.random() * len(self._settings.views))]
-        return np.ascontiguousarray(
-            take_view(cube, view, CENTRAL_SLICES[int(generator.random() * len(CENTRAL_SLICES))])
-        )
+        slices = central_slices(len(cube))
+        return np.ascontiguousarray(take_view(cube, view, slices[int(generator.random() * len(slices))]))
 
 
 class _Keeper(pl.Callback):

@@ -13,6 +13,7 @@ from lidc_cdam.artifacts import COHORT, CONFIG, SPLITS, Fold, Splits, read_cohor
 from lidc_cdam.backbones import HUB
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import write_text
+from lidc_cdam.geometry import Grid
 from lidc_cdam.provenance import Record
 from training.settings import TrainingSettings
 
@@ -34,6 +35,8 @@ class Run:
     inputs: dict[str, Path | str]
     """What decides the result besides the settings, for `provenance.begin`."""
     record: Record
+    grid: Grid
+    """Of the folder's cubes."""
     log: tuple[str, ...] = ()
     """Where else curves go: keys of `loggers.LOGGERS`."""
 
@@ -107,7 +110,7 @@ def open_run(
     config = {"data": str(data.resolve()), "splits": str(place.resolve()), **settings.as_dict()}
     if not (out / CONFIG).exists():
         write_text(out / CONFIG, yaml.safe_dump(config, sort_keys=False))
-    return Run(data, out, settings, cohort, folds, undecided, inputs, record)
+    return Run(data, out, settings, cohort, folds, undecided, inputs, record, dataset.grid)
 
 
 def _weights_file(name: str) -> Path:

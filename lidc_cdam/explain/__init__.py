@@ -2,5 +2,6 @@
 
 from lidc_cdam.explain import cdam, controls
 from lidc_cdam.explain.registry import EXPLAINERS, Explainer, explain
+from lidc_cdam.explain.targets import Concept, Contrast, target_names
 
-__all__ = ["EXPLAINERS", "Explainer", "cdam", "controls", "explain"]
+__all__ = ["EXPLAINERS", "Concept", "Contrast", "Explainer", "cdam", "controls", "explain", "target_names"]

@@ -33,7 +33,7 @@ def random(
     """
     indices = check_request(model, images, targets)
     keys = [model.targets[index] for index in indices]
-    grid = token_grid(model)
+    grid = token_grid(model, images)
     maps = [[_uniform(f"{seed}/{key}/{_digest(image)}", grid) for key in keys] for image in images]
     return torch.from_numpy(np.array(maps)).to(images)
 
@@ -57,7 +57,7 @@ def centre(
     indices = check_request(model, images, targets)
     if sigma <= 0:
         raise LidcCdamError(f"--options.sigma must be above 0; got {sigma}.")
-    rows, columns = (np.linspace(-0.5, 0.5, 2 * side + 1)[1::2] for side in token_grid(model))
+    rows, columns = (np.linspace(-0.5, 0.5, 2 * side + 1)[1::2] for side in token_grid(model, images))
     gaussian = np.exp(-(rows[:, None] ** 2 + columns[None] ** 2) / (2 * sigma**2))
     return torch.from_numpy(gaussian).to(images).expand(len(images), len(indices), -1, -1).clone()
 

@@ -1,19 +1,33 @@
-"""The table of estimators, and what every one of them shares: checked arguments and a model left as it was."""
+"""The table of estimators, and the one function that calls any of them."""
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, ParamSpec
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.explain.inputs import check_images, evaluation_mode, in_chunks, token_grid
+from lidc_cdam.explain.targets import Request, Targets
 from lidc_cdam.model import NoduleModel
+
+__all__ = [
+    "EXPLAINERS",
+    "RESOLUTIONS",
+    "Explainer",
+    "ScoreMaps",
+    "check_request",
+    "evaluation_mode",
+    "explain",
+    "find_explainer",
+    "in_chunks",
+    "register",
+    "token_grid",
+]
 
 RESOLUTIONS = ("token", "pixel")
 Options = ParamSpec("Options")
@@ -29,6 +43,8 @@ class Explainer:
     """`(model, images, targets, *, option=...)` -> signed maps on the token grid."""
     title: str
     """Name for people."""
+    concepts: bool = False
+    """Whether it explains likenesses (`Concept`) besides outputs."""
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -41,12 +57,15 @@ EXPLAINERS: dict[str, Explainer] = {}
 """Every estimator by name; an entry joins by `@register`."""
 
 
-def register(name: str, title: str) -> Callable[[Callable[Options, ScoreMaps]], Callable[Options, ScoreMaps]]:
+def register(
+    name: str, title: str, concepts: bool = False
+) -> Callable[[Callable[Options, ScoreMaps]], Callable[Options, ScoreMaps]]:
     """Enter a function into `EXPLAINERS`.
 
     Args:
         name: name on the command line and of the maps' folder.
         title: name for people.
+        concepts: whether it explains likenesses (`Concept`) besides outputs.
 
     Raises:
         ValueError: the name is taken.
@@ -55,7 +74,7 @@ def register(name: str, title: str) -> Callable[[Callable[Options, ScoreMaps]], 
     def enter(function: Callable[Options, ScoreMaps]) -> Callable[Options, ScoreMaps]:
         if name in EXPLAINERS:
             raise ValueError(f"an estimator named {name!r} is registered already")
-        EXPLAINERS[name] = Explainer(name, function, title)
+        EXPLAINERS[name] = Explainer(name, function, title, concepts)
         return function
 
     return enter
@@ -84,7 +103,7 @@ def find_explainer(method: str, options: Sequence[str] = ()) -> Explainer:
 def explain(
     model: NoduleModel,
     images: Float[Tensor, "image channel height width"],
-    targets: str | Sequence[str] | None = None,
+    targets: Targets = None,
     method: str = "cdam",
     resolution: str = "token",
     **options: Any,
@@ -94,7 +113,8 @@ def explain(
     Args:
         model: what to explain; its mode, gradients and hooks are the same afterwards.
         images: normalised images of the model's size (`intensity.Intensity.apply`).
-        targets: keys out of `model.targets`, in the order wanted; all by default.
+        targets: what to explain, in the order wanted: keys out of `model.targets`, `Contrast`s and, by the CDAM
+            methods, `Concept`s; all outputs by default (`target_names` has the maps' names).
         method: a key of `EXPLAINERS`.
         resolution: `token`, the backbone's own grid; `pixel`, the same values on the input's grid (nearest neighbour).
         **options: the method's own settings.
@@ -108,66 +128,30 @@ def explain(
     explainer = find_explainer(method, tuple(options))
     if resolution not in RESOLUTIONS:
         raise LidcCdamError(f"--resolution must be one of {', '.join(RESOLUTIONS)}; got {resolution!r}.")
-    maps = explainer.function(model, images, targets, **options)
+    request = Request.of(model, targets)
+    if request.concepts and not explainer.concepts:
+        able = ", ".join(name for name, other in EXPLAINERS.items() if other.concepts)
+        raise LidcCdamError(
+            f"--method must be one of {able} to explain a concept such as {request.concepts[0].name!r}; got {method!r}."
+        )
+    maps = request.mix(explainer.function(model, images, list(request.readouts), **options))
     return F.interpolate(maps, images.shape[-2:], mode="nearest-exact") if resolution == "pixel" else maps
 
 
 def check_request(
     model: NoduleModel, images: Float[Tensor, "..."], targets: str | Sequence[str] | None
 ) -> tuple[int, ...]:
-    """Check what every estimator is given.
+    """Check what an estimator is given that explains outputs alone.
 
     Returns:
         The asked targets as indices into the model's outputs.
 
     Raises:
-        LidcCdamError: images of another size than the model's, no image, or a target that the model does not have.
+        LidcCdamError: images that do not fit the model, no image, or a target that the model does not have.
     """
-    height, width = model.image_size
-    if images.ndim != 4 or not len(images) or tuple(images.shape[1:]) != (3, height, width):
-        raise LidcCdamError(
-            f"Images to explain must have the shape [image, 3, {height}, {width}] with at least one image, "
-            f"got {list(images.shape)}; make them with `Intensity.apply(images_hu, model.image_size)`."
-        )
-    keys = model.targets if targets is None else ((targets,) if isinstance(targets, str) else tuple(targets))
-    if not keys:
-        raise LidcCdamError(f"--targets must name at least one of this model's targets, {', '.join(model.targets)}.")
-    for key in keys:
-        if key not in model.targets:
-            raise LidcCdamError(
-                f"--targets must be among this model's targets, {', '.join(model.targets)}; "
-                f"got {key!r}{_nearest(str(key), model.targets)}."
-            )
-    return tuple(model.targets.index(key) for key in keys)
-
-
-def token_grid(model: NoduleModel) -> tuple[int, int]:
-    """Rows and columns of the backbone's patch tokens."""
-    rows, columns = model.backbone.patch_embed.grid_size
-    return int(rows), int(columns)
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Every module in evaluation mode inside the block, each back in its own mode after it, whatever happens."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def in_chunks(images: Float[Tensor, "image ..."], size: int) -> Iterator[Float[Tensor, "chunk ..."]]:
-    """Consecutive parts of at most `size` images.
-
-    Raises:
-        LidcCdamError: `size` is below 1.
-    """
-    if size < 1:
-        raise LidcCdamError(f"--batch-size must be at least 1 image; got {size}.")
-    yield from torch.split(images, size)
+    check_images(model, images)
+    request = Request.of(model, targets)
+    return tuple(model.targets.index(request.readouts[recipe[0][0]]) for recipe in request.recipes)
 
 
 def _nearest(name: str, known: Sequence[str] | dict[str, Explainer]) -> str:

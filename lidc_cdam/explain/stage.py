@@ -1,14 +1,12 @@
-"""The `explain` step: maps of a run's test nodules, or of other nodules, as files."""
+"""The `explain` step: maps or volumes of a run's test nodules, or of other nodules, as files."""
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from lidc_cdam import provenance
 from lidc_cdam.artifacts import (
@@ -16,40 +14,25 @@ from lidc_cdam.artifacts import (
     FAILED,
     FAILED_COLUMNS,
     PREDICTIONS,
-    Maps,
     fold_folder,
-    maps_path,
     read_cohort,
     read_dataset,
     read_predictions,
-    write_maps,
     write_table,
 )
+from lidc_cdam.compute import HERE, Workers, map_items
 from lidc_cdam.errors import LidcCdamError
-from lidc_cdam.explain.registry import explain, find_explainer
-from lidc_cdam.geometry import CENTRAL, CROP_SIDE, VIEWS, take_view
-from lidc_cdam.intensity import STATISTICS, Statistics, read_cube, stack_images
-from lidc_cdam.model import DESCRIPTION, WEIGHTS, NoduleModel, best_device
-from lidc_cdam.progress import say, track
+from lidc_cdam.explain.cdam import CLOSED_FORM
+from lidc_cdam.explain.registry import find_explainer
+from lidc_cdam.explain.volume import Upsampling
+from lidc_cdam.explain.work import Failure, Job, MapTask, Outcome, Task, VolumeTask, forget_fold, jobs_of, run_job
+from lidc_cdam.files import read_json
+from lidc_cdam.geometry import VIEWS, Grid
+from lidc_cdam.intensity import STATISTICS, Statistics
+from lidc_cdam.model import DESCRIPTION, WEIGHTS
+from lidc_cdam.progress import say
 from lidc_cdam.runs import fold_numbers, read_config
 from lidc_cdam.vocabulary import resolve_targets
-
-
-@dataclass(frozen=True)
-class Task:
-    """What to explain, the same for every fold."""
-
-    data: Path
-    out: Path
-    method: str
-    views: tuple[str, ...]
-    slices: tuple[int, ...]
-    options: Mapping[str, Any]
-    batch_size: int
-
-    def missing(self, fold: int, nodule_ids: Sequence[str]) -> list[str]:
-        """The nodules without maps."""
-        return [key for key in nodule_ids if not maps_path(self.out, fold, self.method, key).exists()]
 
 
 def explain_run(
@@ -58,14 +41,22 @@ def explain_run(
     data: Path | None = None,
     out: Path | None = None,
     folds: list[int] | None = None,
-    slices: tuple[int, ...] = (CENTRAL,),
+    targets: list[str] | None = None,
+    views: list[str] | None = None,
+    slices: tuple[int, ...] | None = None,
+    volume: bool = False,
+    upsampling: Upsampling = "nearest",
     options: dict[str, Any] | None = None,
     batch_size: int = 64,
+    workers: Workers = HERE,
 ) -> None:
     """Write signed maps for every target of a run.
 
-    Each fold's model explains that fold's test nodules, in the run's views. The maps are raw, on the model's own scale
-    (a logit for malignancy, a z-score for a biomarker) and token grid: OUT/fold_k/maps/<method>/<nodule_id>.npz.
+    Each fold's model explains that fold's test nodules. The scores are raw, on the model's own scale (a logit for
+    malignancy, a z-score for a biomarker). Maps lie on the model's token grid:
+    OUT/fold_k/maps/<method>/<nodule_id>.npz. With --volume every slice of every view is explained, and the maps become
+    volumes on the crop's grid: OUT/fold_k/volumes/<method>/<nodule_id>/<target>.nii.gz, the mean over the views, to
+    open over the crop in a viewer, and <target>.npz, one volume per view.
 
     Args:
         run: Folder of a finished run (`crossval`).
@@ -73,54 +64,84 @@ def explain_run(
         data: Folder of other crops; every model of the run explains all of its nodules. Needs --out.
         out: Where to write; the run's own folder by default.
         folds: Folds to explain; all by default.
-        slices: Slices of each view, counted from 0 along its axis; 16 is the central one.
+        targets: Targets of the run to explain, such as margin,diameter; all by default. Volumes of further targets can
+            be added later.
+        views: Views to explain; by default the run's own, with --volume axial, coronal and sagittal.
+        slices: Slices of each view, counted from 0 along its axis; none takes the central one, 16 of 32. Not with
+            --volume.
+        volume: Explain every slice and write volumes instead of maps.
+        upsampling: How a volume takes token scores to voxels: nearest, the token under the voxel's centre; area, the
+            mean of the tokens that it touches, by their share.
         options: The estimator's own settings, such as {"n": 20}.
         batch_size: Images at a time; changes the memory, not the maps.
+        workers: Where to work; each worker holds one model.
     """
-    task = _task(run, method, data, out, slices, options or {}, batch_size)
-    failures: list[dict[str, str]] = []
-    counts = {"written": 0, "present": 0}
-    for fold in _folds(run, folds):
-        nodule_ids = _nodules(run, fold, data)
-        missing = task.missing(fold, nodule_ids)
-        record = _begin(task, run, fold, nodule_ids)
-        if missing:
-            failed = _explain_fold(task, run, fold, missing)
-            _record_failures(task, fold, failed)
-            failures += failed
-        if not task.missing(fold, nodule_ids) and not record.finished:
-            record.finish(nodules=len(nodule_ids))
-        counts["written"] += len(missing) - len(task.missing(fold, missing))
-        counts["present"] += len(nodule_ids) - len(missing)
-    _tell(task, counts, failures)
+    settings = options or {}
+    _check(method, settings, slices, volume, upsampling, batch_size)
+    source, place = _folders(run, data, out)
+    numbers = _folds(run, folds)
+    whole = _run_targets(run, numbers[0])
+    keys, names = _chosen_targets(whole, targets), _views(run, views, volume)
+    grid = read_dataset(source).grid
+    claim: dict[str, Any] = {"views": names, "options": settings}
+    task: Task
+    if volume:
+        claim |= {"upsampling": upsampling}
+        every = tuple(range(grid.side))
+        task = VolumeTask(run, source, place, method, keys, names, every, grid, settings, batch_size, claim, upsampling)
+    else:
+        chosen = _slices(slices, grid)
+        claim |= {"slices": chosen} | ({} if keys == whole else {"targets": keys})
+        task = MapTask(run, source, place, method, keys, names, chosen, grid, settings, batch_size, claim)
+    _explain(task, [_begin(task, whole, fold, data) for fold in numbers], workers)
 
 
-def _task(
-    run: Path,
+@dataclass(frozen=True)
+class Part:
+    """One fold of a call."""
+
+    fold: int
+    nodule_ids: list[str]
+    missing: list[str]
+    record: provenance.Record
+    jobs: list[Job]
+
+
+def _check(
     method: str,
-    data: Path | None,
-    out: Path | None,
-    slices: Sequence[int],
-    options: Mapping[str, Any],
+    options: dict[str, Any],
+    slices: Sequence[int] | None,
+    volume: bool,
+    upsampling: Upsampling,
     batch_size: int,
-) -> Task:
+) -> None:
     find_explainer(method, tuple(options))
+    if batch_size < 1:
+        raise LidcCdamError(f"--batch-size must be at least 1 image; got {batch_size}.")
+    if volume and slices is not None:
+        raise LidcCdamError(f"--volume explains every slice, so it does not go with --slices {list(slices)}; drop one.")
+    if upsampling != "nearest" and not volume:
+        raise LidcCdamError(
+            f"--upsampling {upsampling} makes volumes of maps, which stay on the token grid without it; add --volume."
+        )
+
+
+def _slices(asked: Sequence[int] | None, grid: Grid) -> tuple[int, ...]:
+    """The slices of each view that are explained: the central one, or those that were asked for."""
+    chosen = (grid.central,) if asked is None else tuple(dict.fromkeys(asked))
+    if not chosen or not all(0 <= index < grid.side for index in chosen):
+        raise LidcCdamError(f"--slices must be at least one index from 0 to {grid.side - 1}; got {list(chosen)}.")
+    return chosen
+
+
+def _folders(run: Path, data: Path | None, out: Path | None) -> tuple[Path, Path]:
+    """The folder of crops and the folder to write to."""
     if data is not None and (out is None or out.resolve() == run.resolve()):
         raise LidcCdamError(
             f"--data {data} names other nodules than the run's own, so their maps must not go into {run}; "
             f"give --out another folder."
         )
-    if not slices or not all(0 <= index < CROP_SIDE for index in slices):
-        raise LidcCdamError(f"--slices must be at least one index from 0 to {CROP_SIDE - 1}; got {list(slices)}.")
-    if batch_size < 1:
-        raise LidcCdamError(f"--batch-size must be at least 1 image; got {batch_size}.")
-    config = read_config(run)
-    views = tuple(config["views"])
-    unknown = [view for view in views if view not in VIEWS]
-    if unknown or not views:
-        raise LidcCdamError(f"{run / CONFIG} must name views out of {', '.join(VIEWS)}; got {unknown or 'none'}.")
-    source = Path(config["data"]) if data is None else data
-    return Task(source, out or run, method, views, tuple(dict.fromkeys(slices)), options, batch_size)
+    return Path(read_config(run)["data"]) if data is None else data, out or run
 
 
 def _folds(run: Path, asked: Sequence[int] | None) -> list[int]:
@@ -132,9 +153,51 @@ def _folds(run: Path, asked: Sequence[int] | None) -> list[int]:
             f"run `lidc-cdam crossval` first."
         )
     absent = [fold for fold in asked or () if fold not in present]
-    if absent:
-        raise LidcCdamError(f"--folds must be among the folds trained in {run}, {present}; got {absent}.")
+    if absent or asked == []:
+        raise LidcCdamError(f"--folds must be among the folds trained in {run}, {present}; got {absent or 'none'}.")
     return present if asked is None else list(dict.fromkeys(asked))
+
+
+def _run_targets(run: Path, fold: int) -> tuple[str, ...]:
+    """The targets that the run's configuration names, or else those of a fold's model."""
+    config = read_config(run)
+    if "targets" in config:
+        return tuple(target.key for target in resolve_targets(config["targets"]))
+    return _targets_of(fold_folder(run, fold) / DESCRIPTION)
+
+
+def _targets_of(path: Path) -> tuple[str, ...]:
+    """The targets in a model's description."""
+    stored = read_json(path)
+    return tuple(stored.get("targets", ())) if isinstance(stored, dict) else ()
+
+
+def _chosen_targets(whole: tuple[str, ...], asked: Sequence[str] | None) -> tuple[str, ...]:
+    """The asked ones of the run's targets, in the model's order."""
+    if asked is None:
+        return whole
+    keys = {target.key for target in resolve_targets(asked)}
+    others = sorted(keys - set(whole))
+    if others:
+        raise LidcCdamError(f"--targets must be among this run's targets, {', '.join(whole)}; got {', '.join(others)}.")
+    return tuple(key for key in whole if key in keys)
+
+
+def _views(run: Path, asked: Sequence[str] | None, volume: bool) -> tuple[str, ...]:
+    """The views to explain, in the vocabulary's order where they are asked for."""
+    own = tuple(read_config(run)["views"])
+    views = tuple(asked) if asked is not None else (tuple(VIEWS) if volume else own)
+    for place, names in ((run / CONFIG, own), ("--views", views)):
+        unknown = [name for name in names if name not in VIEWS]
+        if unknown or not names:
+            raise LidcCdamError(f"{place} must name views out of {', '.join(VIEWS)}; got {unknown or 'none'}.")
+    strange = [name for name in views if name not in own]
+    if strange:
+        say(
+            f"The models of {run} were trained on {' and '.join(own)} slices only; scores of {' and '.join(strange)} "
+            f"slices explain images of a kind that they have not seen (--views {','.join(own)} leaves them out)."
+        )
+    return tuple(dict.fromkeys(views)) if asked is None else tuple(name for name in VIEWS if name in views)
 
 
 def _nodules(run: Path, fold: int, data: Path | None) -> list[str]:
@@ -144,93 +207,90 @@ def _nodules(run: Path, fold: int, data: Path | None) -> list[str]:
     return list(read_predictions(fold_folder(run, fold) / PREDICTIONS)["nodule_id"])
 
 
-def _begin(task: Task, run: Path, fold: int, nodule_ids: Sequence[str]) -> provenance.Record:
-    config = {"views": task.views, "slices": task.slices, "options": dict(task.options)}
-    source = fold_folder(run, fold)
-    inputs: dict[str, Path | str] = {name: source / name for name in (WEIGHTS, DESCRIPTION, STATISTICS)}
-    for name in inputs:
-        if not (source / name).is_file():
-            raise LidcCdamError(f"{source / name} is missing; train the fold again.")
+def _begin(task: Task, whole: tuple[str, ...], fold: int, data: Path | None) -> Part:
+    """Claim a fold's folder and say what is missing there."""
+    nodule_ids = _nodules(task.run, fold, data)
+    inputs = _model_digests(task, fold, whole)
+    jobs = list(jobs_of(task, fold, nodule_ids, provenance.sha256_of(inputs)))
+    task.check_crops(fold, nodule_ids)
     inputs["crops"] = read_dataset(task.data).digest(nodule_ids)
-    return provenance.begin(fold_folder(task.out, fold), f"explain/{task.method}", config, inputs)
+    folder, stage = fold_folder(task.out, fold), f"{task.stage}/{task.method}"
+    record = provenance.begin(folder, stage, task.claim, inputs)
+    if jobs and record.finished:
+        provenance.reopen(folder, stage)
+    return Part(fold, nodule_ids, task.missing(fold, nodule_ids), record, jobs)
 
 
-def _load(task: Task, run: Path, fold: int) -> tuple[NoduleModel, Statistics]:
-    """A fold's model and statistics, which must belong to the run's task."""
-    folder = fold_folder(run, fold)
-    model, statistics = NoduleModel.load(folder), Statistics.read(folder / STATISTICS)
-    config = read_config(run)
-    expected = tuple(target.key for target in resolve_targets(config.get("targets", list(model.targets))))
-    for name, keys in ((DESCRIPTION, model.targets), (STATISTICS, statistics.scaling.keys)):
+def _model_digests(task: Task, fold: int, expected: tuple[str, ...]) -> dict[str, Path | str]:
+    """Digests of a fold's model and statistics, which must belong to the run's task and to cubes of this size."""
+    folder = fold_folder(task.run, fold)
+    for name in (WEIGHTS, DESCRIPTION, STATISTICS):
+        if not (folder / name).is_file():
+            raise LidcCdamError(f"{folder / name} is missing; train the fold again.")
+    statistics = Statistics.read(folder / STATISTICS)
+    statistics.require_grid(task.data, task.grid)
+    scaled = statistics.scaling.keys
+    for name, keys in ((DESCRIPTION, _targets_of(folder / DESCRIPTION)), (STATISTICS, scaled)):
         if keys != expected:
             raise LidcCdamError(
                 f"{folder / name} must belong to the run's targets {', '.join(expected)}, but it is of another task "
                 f"({', '.join(keys)}); train the fold again."
             )
-    return model, statistics
+    return {name: provenance.sha256(folder / name) for name in (WEIGHTS, DESCRIPTION, STATISTICS)}
 
 
-def _explain_fold(task: Task, run: Path, fold: int, nodule_ids: Sequence[str]) -> list[dict[str, str]]:
-    """Write the maps of the named nodules; return the rows of those that could not be read."""
-    model, statistics = _load(task, run, fold)
-    device = best_device()
-    model.to(device)
-    series = read_cohort(task.data)["series_uid"]
-    step = max(1, task.batch_size // (len(task.views) * len(task.slices)))
-    failed = []
-    starts = range(0, len(nodule_ids), step)
-    for start in track(starts, f"Explaining fold {fold} ({task.method})"):
-        images: dict[str, Tensor] = {}
-        for nodule_id in nodule_ids[start : start + step]:
-            try:
-                images[nodule_id] = _images_hu(task, nodule_id)
-            except LidcCdamError as error:
-                uid = series.get(nodule_id, "")
-                failed.append({"nodule_id": nodule_id, "series_uid": uid, "reason": str(error)})
-        if images:
-            _write(task, fold, model, statistics, images, device)
-    return failed
+def _explain(task: Task, parts: Sequence[Part], workers: Workers) -> None:
+    """Explain what is missing, and record what could not be."""
+    jobs = [job for part in parts for job in part.jobs]
+    if jobs:
+        _say_size(task, sum(len(part.missing) for part in parts))
+    try:
+        outcomes = list(map_items(run_job, jobs, f"Explaining ({task.method} {task.kind})", workers))
+    finally:
+        forget_fold()
+    for part in parts:
+        own = [outcome for outcome in outcomes if outcome.fold == part.fold]
+        if part.jobs:
+            _record_failures(task, part.fold, [failure for outcome in own for failure in outcome.failures])
+        if not task.missing(part.fold, part.nodule_ids) and (part.jobs or not part.record.finished):
+            used = sorted({outcome.method_used for outcome in own} - {""})
+            part.record.finish(nodules=len(part.nodule_ids), **({"method_used": used[0]} if used else {}))
+    _tell(task, parts, outcomes)
 
 
-def _images_hu(task: Task, nodule_id: str) -> Float[Tensor, "image row column"]:
-    """The nodule's images, HU: the views, and in each of them the slices."""
-    cube = read_cube(task.data, nodule_id)
-    return stack_images([take_view(cube, view, index) for view in task.views for index in task.slices]).float()
+def _say_size(task: Task, nodules: int) -> None:
+    """Say before hours of work how much room the files need at most."""
+    if isinstance(task, VolumeTask):
+        size = nodules * task.bytes_per_nodule
+        free = shutil.disk_usage(fold_folder(task.out, 0).parent).free
+        say(f"Volumes of {nodules} nodules take up to {size / 1e6:.1f} MB in {task.out}; {free / 1e6:.0f} MB are free.")
 
 
-def _write(
-    task: Task,
-    fold: int,
-    model: NoduleModel,
-    statistics: Statistics,
-    images_hu: Mapping[str, Float[Tensor, "image row column"]],
-    device: torch.device,
-) -> None:
-    images = statistics.intensity.apply(torch.cat(list(images_hu.values())).to(device), model.image_size)
-    scores = explain(model, images, method=task.method, **task.options).float().cpu()
-    _, targets, rows, columns = scores.shape
-    shape = (len(images_hu), len(task.views), len(task.slices), targets, rows, columns)
-    for nodule_id, nodule in zip(images_hu, scores.reshape(shape).movedim(3, 1), strict=True):
-        maps = Maps(nodule.numpy(), model.targets, task.views, task.slices)
-        write_maps(maps_path(task.out, fold, task.method, nodule_id), maps)
-
-
-def _record_failures(task: Task, fold: int, failed: Sequence[Mapping[str, str]]) -> None:
-    """`OUT/fold_k/maps/<method>/failed.csv`: one row per nodule that has no maps; absent where all have."""
-    path = maps_path(task.out, fold, task.method, "any").parent / FAILED
+def _record_failures(task: Task, fold: int, failed: Sequence[Failure]) -> None:
+    """`failed.csv` beside a fold's files: one row per nodule that has none; absent where all have."""
+    path = task.place(fold) / FAILED
     if failed:
-        write_table(path, pd.DataFrame(failed), FAILED_COLUMNS)
+        series = read_cohort(task.data)["series_uid"]
+        rows = [{"nodule_id": key, "series_uid": series.get(key, ""), "reason": reason} for key, reason in failed]
+        write_table(path, pd.DataFrame(rows), FAILED_COLUMNS)
     else:
         path.unlink(missing_ok=True)
 
 
-def _tell(task: Task, counts: Mapping[str, int], failures: Sequence[Mapping[str, str]]) -> None:
-    place = task.out / "fold_*" / "maps" / task.method
-    if failures and not counts["written"] + counts["present"]:
-        raise LidcCdamError(f"None of {len(failures)} nodules could be explained; the first: {failures[0]['reason']}")
+def _tell(task: Task, parts: Sequence[Part], outcomes: Sequence[Outcome]) -> None:
+    failures = [failure for outcome in outcomes for failure in outcome.failures]
+    present = sum(len(part.nodule_ids) - len(part.missing) for part in parts)
+    written = sum(len(part.missing) for part in parts) - sum(
+        len(task.missing(part.fold, part.missing)) for part in parts
+    )
+    place = task.place("*")
+    if failures and not written + present:
+        raise LidcCdamError(f"None of {len(failures)} nodules could be explained; the first: {failures[0][1]}")
     if failures:
         say(f"Could not explain {len(failures)} of the nodules; {place / FAILED} names each with its reason.")
-    if not counts["written"] and not failures:
-        say(f"All {counts['present']} nodules have their maps in {place}; nothing to do.")
+    if not written and not failures:
+        say(f"All {present} nodules have their {task.kind} in {place}; nothing to do.")
     else:
-        say(f"Wrote {task.method} maps of {counts['written']} nodules ({counts['present']} were there) to {place}.")
+        say(f"Wrote {task.method} {task.kind} of {written} nodules ({present} were there) to {place}.")
+        for used in sorted({outcome.method_used for outcome in outcomes} - {""}):
+            say(f"The scores were computed {'in' if used == CLOSED_FORM else 'by'} {used}.")

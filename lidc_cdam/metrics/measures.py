@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from lidc_cdam.artifacts import Crop
+from lidc_cdam.artifacts import CONSENSUS_LEVEL
+from lidc_cdam.crop_files import Crop
 from lidc_cdam.errors import LidcCdamError
-from lidc_cdam.geometry import CENTRAL, take_view
+from lidc_cdam.geometry import central_index, take_view
 from lidc_cdam.metrics.faithfulness import fidelity
 from lidc_cdam.metrics.localisation import chance, pointing_game, relevance_mass, relevance_rank
 from lidc_cdam.model import NoduleModel
@@ -99,13 +100,15 @@ def on_input_grid(
     return F.interpolate(given[None].float(), size, mode="nearest-exact")[0] > 0.5
 
 
-def consensus_masks(crop: Crop, readers: int, views: Sequence[str]) -> Bool[np.ndarray, "view row column"]:
-    """What at least half of the readers marked, at the central slice of each view."""
-    return central_views(crop.consensus(readers), views)
+def consensus_masks(
+    crop: Crop, readers: int, views: Sequence[str], level: float = CONSENSUS_LEVEL
+) -> Bool[np.ndarray, "view row column"]:
+    """What at least the share `level` of the readers marked, at the central slice of each view."""
+    return central_views(crop.consensus(readers, level), views)
 
 
 def central_views(
     cube: Shaped[np.ndarray, "slice row column"], views: Sequence[str]
 ) -> Shaped[np.ndarray, "view row column"]:
     """The central slice of each view of a cube."""
-    return np.stack([take_view(cube, view, CENTRAL) for view in views])
+    return np.stack([take_view(cube, view, central_index(len(cube))) for view in views])

@@ -20,17 +20,18 @@ from lidc_cdam.artifacts import (
     fold_folder,
     maps_path,
     read_cohort,
-    read_crop,
+    read_dataset,
     read_maps,
     read_predictions,
     read_table,
     write_table,
 )
+from lidc_cdam.crop_files import read_crop
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.explain import EXPLAINERS as METHODS
 from lidc_cdam.explain.stage import explain_run
 from lidc_cdam.files import write_json
-from lidc_cdam.geometry import CENTRAL
+from lidc_cdam.geometry import central_index
 from lidc_cdam.intensity import STATISTICS, Statistics, fill_unread, stack_images, was_read
 from lidc_cdam.metrics.comparison import compare, lines_of
 from lidc_cdam.metrics.intervals import REPLICATES
@@ -58,6 +59,8 @@ class Subject:
     fold: int
     data: Path
     cohort: pd.DataFrame
+    level: float
+    """Share of the readers that a voxel of the consensus needs."""
     model: NoduleModel
     statistics: Statistics
     device: torch.device
@@ -208,17 +211,18 @@ def _subject(run: Path, data: Path, fold: int, batch_size: int) -> Subject:
     device = best_device()
     model = NoduleModel.load(folder).to(device)
     statistics = Statistics.read(folder / STATISTICS)
-    return Subject(run, fold, data, read_cohort(data), model, statistics, device, batch_size)
+    level = read_dataset(data).consensus_level
+    return Subject(run, fold, data, read_cohort(data), level, model, statistics, device, batch_size)
 
 
 def _measure(subject: Subject, method: str, nodule_id: str, measurement: Measurement, with_fidelity: bool) -> list[Row]:
     """Every figure of one nodule's maps by one method."""
     path = maps_path(subject.run, subject.fold, method, nodule_id)
     maps = read_maps(path)
-    scores = _central_scores(path, maps, subject.model)
     crop = read_crop(subject.data, nodule_id)
+    scores = _central_scores(path, maps, subject.model, central_index(len(crop.hu)))
     size = subject.model.image_size
-    masks = on_input_grid(consensus_masks(crop, subject.readers(nodule_id), maps.views), size)
+    masks = on_input_grid(consensus_masks(crop, subject.readers(nodule_id), maps.views, subject.level), size)
     read = on_input_grid(central_views(was_read(crop.hu), maps.views), size)
     figures = measure_localisation(scores, masks, read)
     if with_fidelity:
@@ -233,14 +237,16 @@ def _measure(subject: Subject, method: str, nodule_id: str, measurement: Measure
     ]
 
 
-def _central_scores(path: Path, maps: Maps, model: NoduleModel) -> Float[Tensor, "target view row column"]:
+def _central_scores(
+    path: Path, maps: Maps, model: NoduleModel, central: int
+) -> Float[Tensor, "target view row column"]:
     """The maps at the central slice, which must be of this model's targets."""
-    if maps.targets != model.targets or CENTRAL not in maps.slices:
+    if maps.targets != model.targets or central not in maps.slices:
         raise LidcCdamError(
-            f"{path} must hold maps of {', '.join(model.targets)} at slice {CENTRAL}, but it holds "
+            f"{path} must hold maps of {', '.join(model.targets)} at slice {central}, but it holds "
             f"{', '.join(maps.targets)} at {maps.slices}; delete it and run `lidc-cdam explain` again."
         )
-    return torch.from_numpy(maps.scores[:, :, maps.slices.index(CENTRAL)])
+    return torch.from_numpy(maps.scores[:, :, maps.slices.index(central)])
 
 
 def _write_part(

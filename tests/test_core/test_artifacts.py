@@ -1,11 +1,15 @@
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
 
-from lidc_cdam import artifacts
-from lidc_cdam.artifacts import Crop, Dataset, Fold, Maps, NoduleRecord, Splits
+from lidc_cdam import artifacts, crop_files
+from lidc_cdam.artifacts import Dataset, Fold, Maps, NoduleRecord, Splits
+from lidc_cdam.crop_files import Crop
 from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.geometry import Grid
 
 
 @pytest.fixture
@@ -16,51 +20,40 @@ def crop() -> Crop:
 
 
 def test_a_crop_comes_back_with_its_geometry(tmp_path, crop):
-    artifacts.write_crop(tmp_path, "LIDC-IDRI-0001_n01", crop)
-    back = artifacts.read_crop(tmp_path, "LIDC-IDRI-0001_n01")
+    crop_files.write_crop(tmp_path, "LIDC-IDRI-0001_n01", crop)
+    back = crop_files.read_crop(tmp_path, "LIDC-IDRI-0001_n01")
     np.testing.assert_array_equal(back.hu, crop.hu)
     np.testing.assert_array_equal(back.readers, crop.readers)
     assert back.origin_mm == pytest.approx(crop.origin_mm, abs=1e-4)
     assert back.spacing_mm == pytest.approx(1)
-    stored = sitk.ReadImage(str(artifacts.crop_path(tmp_path, "LIDC-IDRI-0001_n01")))
+    stored = sitk.ReadImage(str(crop_files.crop_path(tmp_path, "LIDC-IDRI-0001_n01")))
     assert stored.GetPixelIDTypeAsString() == "16-bit signed integer"
     assert stored.GetDirection() == pytest.approx(np.eye(3).ravel())
     assert stored.TransformIndexToPhysicalPoint((1, 2, 3)) == pytest.approx((-109.25, 35.5, -797.0), abs=1e-4)
 
 
 def test_a_mask_of_another_place_is_refused(tmp_path, crop):
-    artifacts.write_crop(tmp_path, "a", crop)
-    artifacts.write_crop(tmp_path, "b", Crop(crop.hu, crop.readers, (0.0, 0.0, 0.0)))
-    artifacts.mask_path(tmp_path, "b").replace(artifacts.mask_path(tmp_path, "a"))
+    crop_files.write_crop(tmp_path, "a", crop)
+    crop_files.write_crop(tmp_path, "b", Crop(crop.hu, crop.readers, (0.0, 0.0, 0.0)))
+    crop_files.mask_path(tmp_path, "b").replace(crop_files.mask_path(tmp_path, "a"))
     with pytest.raises(LidcCdamError, match="share one geometry"):
-        artifacts.read_crop(tmp_path, "a")
+        crop_files.read_crop(tmp_path, "a")
 
 
 def test_a_mask_that_lies_another_way_is_refused(tmp_path, crop):
-    artifacts.write_crop(tmp_path, "a", crop)
-    mask = sitk.ReadImage(str(artifacts.mask_path(tmp_path, "a")))
+    crop_files.write_crop(tmp_path, "a", crop)
+    mask = sitk.ReadImage(str(crop_files.mask_path(tmp_path, "a")))
     mask.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
-    sitk.WriteImage(mask, str(artifacts.mask_path(tmp_path, "a")))
+    sitk.WriteImage(mask, str(crop_files.mask_path(tmp_path, "a")))
     with pytest.raises(LidcCdamError, match="share one geometry"):
-        artifacts.read_crop(tmp_path, "a")
-
-
-def test_what_the_writer_refuses_is_an_error_of_the_file_system(tmp_path, crop, monkeypatch):
-    def refuse(*_, **__):
-        raise RuntimeError("ITK ERROR: failed to write image")
-
-    monkeypatch.setattr(sitk, "WriteImage", refuse)
-    with pytest.raises(OSError, match="output error") as caught:
-        artifacts.write_crop(tmp_path, "a", crop)
-    assert caught.value.filename == str(artifacts.mask_path(tmp_path, "a"))
-    assert not list((tmp_path / "masks").iterdir())
+        crop_files.read_crop(tmp_path, "a")
 
 
 def test_a_damaged_crop_is_told(tmp_path, crop):
-    artifacts.write_crop(tmp_path, "a", crop)
-    artifacts.crop_path(tmp_path, "a").write_bytes(b"no NIfTI")
+    crop_files.write_crop(tmp_path, "a", crop)
+    crop_files.crop_path(tmp_path, "a").write_bytes(b"no NIfTI")
     with pytest.raises(LidcCdamError, match="damaged"):
-        artifacts.read_crop(tmp_path, "a")
+        crop_files.read_crop(tmp_path, "a")
 
 
 def test_maps_come_back(tmp_path):
@@ -128,3 +121,31 @@ def test_prediction_columns_stand_in_order(tmp_path):
     back = artifacts.read_predictions(tmp_path / "predictions.csv")
     assert list(back.columns) == ["nodule_id", "patient_id", "fold", "margin_true", "margin_predicted"]
     assert artifacts.predicted_keys(back) == ("margin",)
+
+
+def test_a_folder_without_a_grid_is_of_the_usual_one():
+    old, new = Dataset({"preset": "all"}, {}), Dataset({"side": 48, "spacing_mm": 0.7, "consensus_level": 0.75}, {})
+    assert (old.grid, old.consensus_level) == (Grid(32, 1.0), 0.5)
+    assert (new.grid, new.consensus_level) == (Grid(48, 0.7), 0.75)
+
+
+def test_the_consensus_is_what_enough_readers_marked(crop):
+    counts = np.arange(5, dtype=np.uint8).reshape(5, 1, 1)
+    made = dataclasses.replace(crop, readers=counts, hu=counts.astype(np.int16))
+    marked = {(n, level): int(made.consensus(n, level).sum()) for n, level in ((4, 0.5), (3, 0.5), (4, 0.75), (4, 1.0))}
+    assert marked == {(4, 0.5): 3, (3, 0.5): 3, (4, 0.75): 2, (4, 1.0): 1}
+    assert made.consensus(4, 0.01).ravel().tolist() == [False, True, True, True, True]
+
+
+def test_distances_lie_where_their_crop_does(tmp_path, crop):
+    distance = np.linspace(-3, 9, crop.hu.size, dtype=np.float32).reshape(crop.hu.shape)
+    crop_files.write_crop(tmp_path, "a", dataclasses.replace(crop, distance_mm=distance))
+    np.testing.assert_array_equal(crop_files.read_distance(tmp_path, "a"), distance)
+    assert crop_files.read_crop(tmp_path, "a").distance_mm is None
+    images = [sitk.ReadImage(str(path(tmp_path, "a"))) for path in (crop_files.crop_path, crop_files.distance_path)]
+    assert images[0].GetOrigin() == images[1].GetOrigin()
+    assert images[1].GetPixelID() == sitk.sitkFloat32
+    images[1].SetOrigin((5.0, 0.0, 0.0))
+    sitk.WriteImage(images[1], str(crop_files.distance_path(tmp_path, "a")))
+    with pytest.raises(LidcCdamError, match="share one geometry"):
+        crop_files.read_distance(tmp_path, "a")

@@ -27,9 +27,20 @@ def step(count: int, out: Path = Path("out")) -> None:
         raise errors[count]
 
 
+def turn(switch_on: bool = False, count: int = 0) -> None:
+    """Say what arrived.
+
+    Args:
+        switch_on: a switch.
+        count: a number.
+    """
+    raise LidcCdamError(f"{switch_on} {count}")
+
+
 @pytest.fixture(autouse=True)
 def _table(monkeypatch):
     monkeypatch.setitem(COMMANDS, "step", Command("step:step", "Do a step"))
+    monkeypatch.setitem(COMMANDS, "turn", Command("step:turn", "Say what arrived"))
     monkeypatch.setitem(sys.modules, "step", sys.modules[__name__])
 
 
@@ -66,6 +77,22 @@ def test_debug_shows_the_traceback(capsys):
 def test_wrong_usage_ends_with_2(capsys, words):
     assert main(words) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "arrived"),
+    [
+        ([], "False 0"),
+        (["--switch-on"], "True 0"),
+        (["--switch-on", "--count", "2"], "True 2"),
+        (["--count", "2", "--switch-on"], "True 2"),
+        (["--switch-on", "false"], "False 0"),
+        (["--switch_on=true"], "True 0"),
+    ],
+)
+def test_a_switch_needs_no_value(capsys, words, arrived):
+    assert main(["turn", *words]) == 1
+    assert f": {arrived}\n" in capsys.readouterr().err
 
 
 def test_an_unknown_key_of_a_config_file_ends_with_2(capsys, tmp_path):
@@ -119,3 +146,22 @@ def test_a_wrong_choice_names_the_choices(capsys):
     assert "--schedule must be one of cosine, cyclic_triangular2, exponential, but it is linear" in shown
     assert main(["crossval", "--data", "a", "--out", "b", "--epoch", "2"]) == 2
     assert "--epoch 2" in capsys.readouterr().err
+
+
+def test_a_bare_switch_is_true_and_a_value_still_counts(monkeypatch):
+    called = []
+
+    def toggled(out: Path = Path("out"), deep_look: bool = False) -> None:
+        """Do it.
+
+        Args:
+            out: where to.
+            deep_look: whether to look twice.
+        """
+        called.append((str(out), deep_look))
+
+    monkeypatch.setattr(sys.modules[__name__], "step", toggled)
+    usages = (["--deep-look"], ["--deep-look", "--out", "d"], ["--out", "d", "--deep_look"], ["--deep-look", "false"])
+    for words in usages:
+        assert main(["step", *words]) == 0
+    assert called == [("out", True), ("d", True), ("d", True), ("out", False)]

@@ -7,11 +7,12 @@ import pytest
 import yaml
 
 from lidc_cdam import demo as demo_module
-from lidc_cdam.artifacts import SYNTHETIC, read_dataset
+from lidc_cdam.artifacts import read_dataset
 from lidc_cdam.cli import COMMANDS, command_parser, main
 from lidc_cdam.configuration import bundled
 from lidc_cdam.demo import NOTE, RUNS, demo, steps
 from lidc_cdam.provenance import sha256
+from lidc_cdam.quality import SYNTHETIC
 
 CHAIN = (
     ["phantom", "cohort", "extract", "extract", "split"]

@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
 
-from lidc_cdam.geometry import CENTRAL, CENTRAL_SLICES, CROP_SIDE, VIEWS, origin_of_cube, take_view
+from lidc_cdam.geometry import (
+    USUAL,
+    VIEWS,
+    Grid,
+    central_index,
+    central_slices,
+    origin_of_cube,
+    take_stack,
+    take_view,
+)
 
 
 @pytest.fixture
@@ -31,5 +40,40 @@ def test_coronal_and_sagittal_have_the_head_up(cube):
 
 def test_the_central_voxel_lies_on_the_centre():
     origin = origin_of_cube((10.0, 20.0, -300.5))
-    assert [coordinate + CENTRAL for coordinate in origin] == [10.0, 20.0, -300.5]
-    assert CENTRAL_SLICES[2] == CENTRAL == CROP_SIDE // 2
+    assert [coordinate + 16 for coordinate in origin] == [10.0, 20.0, -300.5]
+    assert (USUAL.side, USUAL.spacing_mm, USUAL.central) == (32, 1.0, 16)
+    assert origin_of_cube((10.0, 20.0, -300.5), Grid(9, 0.5)) == (8.0, 18.0, -302.5)
+
+
+def test_training_draws_from_the_central_five():
+    assert central_slices(32) == (14, 15, 16, 17, 18)
+    assert central_slices(9) == (2, 3, 4, 5, 6)
+    assert [central_index(side) for side in (8, 9, 48)] == [4, 4, 24]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize(
+    ("index", "count", "step", "slices"),
+    [
+        (2, 1, 1, [2]),
+        (2, 3, 1, [1, 2, 3]),
+        (1, 2, 1, [0, 1]),
+        (1, 4, 1, [0, 0, 1, 2]),
+        (0, 3, 1, [0, 0, 1]),
+        (3, 3, 1, [2, 3, 3]),
+        (0, 5, 2, [3, 1, 0, 2, 3]),
+        (1, 3, 9, [0, 1, 2]),
+    ],
+)
+def test_a_stack_is_neighbouring_slices_mirrored_at_the_cubes_faces(cube, view, index, count, step, slices):
+    stack = take_stack(cube, view, index, count, step)
+    np.testing.assert_array_equal(stack, np.stack([take_view(cube, view, place) for place in slices]))
+
+
+def test_a_stack_needs_channels_and_an_index_in_the_cube(cube):
+    for count, step in ((0, 1), (3, 0)):
+        with pytest.raises(ValueError, match="at least 1"):
+            take_stack(cube, "axial", 0, count, step)
+    for index in (-1, 4):
+        with pytest.raises(IndexError, match="from 0 to 3"):
+            take_stack(cube, "axial", index, 3)

@@ -2,8 +2,9 @@
 
 import socket
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from socketserver import TCPServer
 from threading import Event, Thread
 
 import huggingface_hub
@@ -75,7 +76,7 @@ def test_without_network_or_cache_the_file_and_its_place_are_named(caches):
     text = str(caught.value)
     assert text.startswith(f"--weights hub found nothing at {caches}/hub/models--timm--vit_small_patch8_224.dino, and ")
     assert "/timm/vit_small_patch8_224.dino/resolve/main/model.safetensors on a machine with a network" in text
-    assert text.endswith("then copy it here and give its path: --weights FILE.")
+    assert text.endswith("then copy it to this machine and give its path: --weights FILE.")
 
 
 def test_torchs_cache_takes_the_file_by_hand(caches):
@@ -141,10 +142,10 @@ class Answer(BaseHTTPRequestHandler):
 @pytest.mark.parametrize("status", [200, 404])
 def test_any_answer_counts(monkeypatch, status):
     monkeypatch.setenv("no_proxy", "*")
-    server = HTTPServer(("127.0.0.1", 0), type("Once", (Answer,), {"status": status}))
+    server = TCPServer(("127.0.0.1", 0), type("Once", (Answer,), {"status": status}))
     thread = Thread(target=server.handle_request)
     thread.start()
-    assert reachable(f"http://127.0.0.1:{server.server_port}/file", 30.0)
+    assert reachable(f"http://127.0.0.1:{server.server_address[1]}/file", 30.0)
     thread.join()
     server.server_close()
 

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from lidc_cdam.artifacts import PADDING_HU, Crop, write_crop
+from lidc_cdam.crop_files import PADDING_HU, Crop, write_crop
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import read_json, write_json
+from lidc_cdam.geometry import Grid
 from lidc_cdam.intensity import Intensity, Scaling, Statistics, fill_unread, read_cube, stack_images
 
 KEYS = ("malignancy", "margin", "diameter")
@@ -143,3 +144,17 @@ def test_a_crop_of_another_side_is_refused(tmp_path):
     write_crop(tmp_path, "a", Crop(small, small.astype(np.uint8), (0.0, 0.0, 0.0)))
     with pytest.raises(LidcCdamError, match="must have 32 voxels a side"):
         read_cube(tmp_path, "a")
+
+
+def test_statistics_keep_their_grid_and_older_ones_have_the_usual(tmp_path):
+    made = Statistics(Intensity(0.3, 0.2), Scaling(("diameter",), (8.0,), (3.0,)), Grid(48, 0.7))
+    made.write(tmp_path / "statistics.json")
+    assert Statistics.read(tmp_path / "statistics.json") == made
+    stored = read_json(tmp_path / "statistics.json")
+    del stored["grid"]
+    write_json(tmp_path / "statistics.json", stored)
+    old = Statistics.read(tmp_path / "statistics.json")
+    assert old.grid == Grid(32, 1.0)
+    old.require_grid(tmp_path, Grid(32, 1.0))
+    with pytest.raises(LidcCdamError, match=r"32 voxels of 1 mm a side.*48 voxels of 0\.7 mm.*--spacing-mm 1\."):
+        old.require_grid(tmp_path, Grid(48, 0.7))

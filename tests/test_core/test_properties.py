@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from lidc_cdam.artifacts import Crop, Fold, Maps, Splits, read_crop, read_maps, read_splits, write_crop, write_maps
+from lidc_cdam.artifacts import Fold, Maps, Splits, read_maps, read_splits, write_maps
 from lidc_cdam.artifacts import write_splits as store_splits
-from lidc_cdam.geometry import CENTRAL, VIEWS, origin_of_cube, take_view
+from lidc_cdam.crop_files import Crop, read_crop, write_crop
+from lidc_cdam.geometry import VIEWS, Grid, origin_of_cube, take_view
 from lidc_cdam.intensity import Intensity, Scaling
 from lidc_cdam.vocabulary import TARGET_GROUPS, TARGETS, resolve_targets
 from preprocessing.splits import divide, shared_patients
@@ -63,10 +64,10 @@ def test_the_letters_of_a_view_follow_the_cubes_axes(view: str) -> None:
 
 
 @quick
-@given(st.tuples(finite, finite, finite), st.floats(0.25, 4))
-def test_the_central_voxel_lies_on_the_centre(centre: tuple[float, float, float], spacing: float) -> None:
-    origin = origin_of_cube(centre, spacing)
-    np.testing.assert_allclose([o + CENTRAL * spacing for o in origin], centre, atol=1e-9)
+@given(st.tuples(finite, finite, finite), st.integers(8, 256), st.floats(0.25, 4))
+def test_the_central_voxel_lies_on_the_centre(centre: tuple[float, float, float], side: int, spacing: float) -> None:
+    origin = origin_of_cube(centre, Grid(side, spacing))
+    np.testing.assert_allclose([o + side // 2 * spacing for o in origin], centre, atol=1e-9)
 
 
 @quick

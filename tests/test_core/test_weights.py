@@ -194,7 +194,7 @@ def full_dino_checkpoint(state: dict[str, Tensor]) -> dict[str, object]:
     return {
         "student": student | {f"module.{key}": tensor for key, tensor in head.items()},
         "teacher": {f"backbone.{key}": tensor for key, tensor in state.items()} | head,
-        "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]},
+        "optimizer": {"state": {}, "param_groups": [{"lr": np.float64(0.1)}]},
         "epoch": 100,
         "args": argparse.Namespace(arch="vit_small", patch_size=8),
     }
@@ -218,6 +218,16 @@ def test_wrappers_are_recognised(tmp_path, small, small_state, wrapper):
     found = build_backbone(small, tmp_path / "weights.pth").state_dict()
     assert found.keys() == small_state.keys()
     assert all(torch.equal(found[key], tensor) for key, tensor in small_state.items())
+
+
+def test_checkpoints_of_older_versions_are_read(tmp_path, small, small_state):
+    """torch before 1.6 wrote no zip archives, and NumPy before 2 gave its numbers another name."""
+    path = tmp_path / "weights.pth"
+    torch.save(full_dino_checkpoint(small_state), path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    assert b"numpy._core.multiarray" in content
+    path.write_bytes(content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert torch.equal(build_backbone(small, path).cls_token, small_state["cls_token"])
 
 
 # --- Files that do not fit --------------------------------------------------------------------------------------------

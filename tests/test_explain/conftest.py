@@ -54,6 +54,12 @@ def make_model() -> Callable[..., NoduleModel]:
     return build_model
 
 
+@pytest.fixture(scope="session")
+def make_model_once() -> Callable[..., NoduleModel]:
+    """`make_model` for tests that hypothesis calls many times."""
+    return build_model
+
+
 @pytest.fixture
 def make_images() -> Callable[..., Tensor]:
     def make(model: NoduleModel, count: int = 3) -> Tensor:

@@ -5,6 +5,7 @@ from timm.models.vision_transformer import ParallelScalingBlock, ResPostBlock
 from torch import nn
 
 from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.explain.cdam import cdam
 from lidc_cdam.explain.last_block import LastBlock
 
 
@@ -23,7 +24,7 @@ def test_the_tail_of_the_models_own_tokens_is_the_model(any_model, make_images):
 def test_gradients_are_finite_differences_of_the_tail(any_model, make_images):
     cut = LastBlock(any_model)
     entry = cut.enter(make_images(any_model))
-    gradients = cut.gradients(entry.tokens, entry, (2, 0))
+    gradients = cut.gradients(entry.tokens, entry, lambda latents: any_model.head(latents)[:, [2, 0]])
     step = 1e-6 * torch.randn(entry.tokens.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         rise = (cut.tail(entry.tokens + step, entry) - cut.tail(entry.tokens - step, entry)) / 2
@@ -37,14 +38,18 @@ def test_the_residual_stream_is_held_fixed(model, make_images):
     nn.init.zeros_(attention.proj.weight)
     cut = LastBlock(model)
     entry = cut.enter(make_images(model))
-    assert torch.equal(cut.gradients(entry.tokens, entry, (0,)), torch.zeros(1, *entry.tokens.shape).double())
+    assert torch.equal(cut.gradients(entry.tokens, entry, model.head), torch.zeros(3, *entry.tokens.shape).double())
 
 
 @pytest.mark.parametrize(("name", "missing"), [("resnet10t", ".blocks"), ("swin_tiny_patch4_window7_224", ".blocks")])
 def test_other_networks_are_refused(model, name, missing):
     model.backbone = timm.create_model(name, num_classes=0)
-    with pytest.raises(LidcCdamError, match=rf"need a vision transformer as timm builds it, but .* lacks \{missing}"):
+    with pytest.raises(
+        LidcCdamError, match=rf"need a vision transformer as timm builds it, but .* lacks \{missing}.* use --backbone "
+    ):
         LastBlock(model)
+    with pytest.raises(LidcCdamError, match=r"lacks .*; use --backbone with one of dino_vits8, .*, tiny\."):
+        cdam(model, torch.zeros(1, 3, 16, 16, dtype=torch.float64))
 
 
 def test_a_block_without_attention_is_refused(model):
@@ -60,15 +65,17 @@ def test_parallel_blocks_are_refused(make_model):
 
 def test_a_norm_after_the_attention_is_refused(make_model, make_images):
     model = make_model(block_fn=ResPostBlock)
-    with pytest.raises(LidcCdamError, match="put `norm1` before `attn`"):
+    with pytest.raises(LidcCdamError, match="put `norm1` right before `attn`"):
         LastBlock(model).enter(make_images(model))
+    with pytest.raises(LidcCdamError, match="put `norm1` right before `attn`"):
+        cdam(model, make_images(model))
 
 
 def test_something_after_the_blocks_is_refused(model, make_images):
     original = model.backbone.forward_features
     model.backbone.forward_features = lambda images: 2 * original(images)
     with pytest.raises(LidcCdamError, match="computes something else"):
-        LastBlock(model).enter(make_images(model))
+        cdam(model, make_images(model))
 
 
 def test_a_backbone_of_another_family_passes_its_extra_arguments(model):
@@ -80,4 +87,4 @@ def test_a_backbone_of_another_family_passes_its_extra_arguments(model):
     model.eval()
     cut = LastBlock(model)
     entry = cut.enter(torch.randn(2, 3, 16, 16, dtype=torch.float64))
-    assert cut.gradients(entry.tokens, entry, (0,)).abs().sum() > 0
+    assert cut.gradients(entry.tokens, entry, model.head).abs().sum() > 0

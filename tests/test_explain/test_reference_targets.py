@@ -9,6 +9,7 @@ from reference import (
     closed_form,
     cut,
     integrated_cdam_scores,
+    latent_of,
     output_of,
     random_images,
     random_vit,
@@ -23,6 +24,7 @@ from reference_targets import (
     dot_similarity,
     integrated_scores_of_block_input,
     mean_latent,
+    moved_block_input,
     negative_distance,
     smooth_scores_of_block_input,
 )
@@ -99,14 +101,18 @@ def test_pairs_of_noise_cancel_what_is_odd():
     assert paired.norm() < 0.05 * alone.norm()
 
 
-def test_layer_norm_undoes_the_path_of_the_blocks_input():
-    """SCIENCE.md 5: the released variant of Eq. 6 is the vanilla map, but for LayerNorm's epsilon."""
+def test_completeness_fails_where_the_blocks_input_moves():
+    """SCIENCE.md 5: LayerNorm takes the path's scale away, so that T never leaves its end; the definition completes."""
     model, images = make_model("plain")
-    model.backbone.blocks[-1].norm1.eps = 0.0
-    state, read = cut(model, images[0]), output_of(model, 0)
-    vanilla = cdam_scores(state, read)
-    torch.testing.assert_close(integrated_scores_of_block_input(state, read, 5), vanilla, rtol=1e-9, atol=1e-11)
-    assert not torch.allclose(integrated_cdam_scores(state, read, 5), vanilla, rtol=1e-2)
+    state, read = cut(model, images[0]), output_of(model, 1)
+    torch.testing.assert_close(moved_block_input(state, 0.3 * state.residual).tokens, state.tokens, rtol=1e-3, atol=0)
+    with torch.no_grad():
+        change = read(latent_of(state, state.tokens)) - read(latent_of(state, 0 * state.tokens))
+    moved, complete = (
+        scores(state, read, 40).sum() for scores in (integrated_scores_of_block_input, integrated_cdam_scores)
+    )
+    assert abs(complete - change) < 0.1 * abs(change)
+    assert abs(moved - change) > 0.5 * abs(change)
 
 
 def test_smooth_scores_of_the_blocks_input_start_from_the_vanilla_map():

@@ -3,55 +3,23 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from explained_run import TARGETS, VIEWS, write_data, write_fold, write_run
 
-from lidc_cdam import artifacts
-from lidc_cdam.artifacts import COHORT_COLUMNS, Crop, Dataset, NoduleRecord, maps_path, read_maps
-from lidc_cdam.backbones import build_backbone
+from lidc_cdam import crop_files
+from lidc_cdam.artifacts import maps_path, read_maps
 from lidc_cdam.cli import main
 from lidc_cdam.errors import LidcCdamError
-from lidc_cdam.explain import explain
-from lidc_cdam.explain import stage as stage_module
+from lidc_cdam.explain import explain, work
 from lidc_cdam.explain.stage import explain_run
 from lidc_cdam.geometry import take_view
-from lidc_cdam.intensity import Intensity, Scaling, Statistics
+from lidc_cdam.intensity import Statistics
 from lidc_cdam.model import NoduleModel
 from lidc_cdam.provenance import read_record
-
-TARGETS = ("margin", "diameter")
-VIEWS = ("axial", "coronal")
-
-
-def write_data(data, ids):
-    """Crops of noise with the tables that belong to them."""
-    generator = np.random.default_rng(len(ids))
-    rows = [dict.fromkeys(COHORT_COLUMNS, 1) | {"nodule_id": key, "series_uid": f"1.2.{key}"} for key in ids]
-    artifacts.write_table(data / "cohort.csv", pd.DataFrame(rows), COHORT_COLUMNS)
-    records = {key: NoduleRecord(key, "pack", "scan", 0.0, 0.7, 1.25) for key in ids}
-    artifacts.write_dataset(data, Dataset({"preset": "all"}, records))
-    for key in ids:
-        hu = generator.integers(-1000, 400, (32, 32, 32)).astype(np.int16)
-        artifacts.write_crop(data, key, Crop(hu, np.zeros_like(hu, np.uint8), (0.0, 0.0, 0.0)))
-
-
-def write_fold(run, fold, ids):
-    torch.manual_seed(fold)
-    folder = artifacts.fold_folder(run, fold)
-    NoduleModel(build_backbone("tiny"), TARGETS).save(folder)
-    statistics = Statistics(Intensity(0.4, 0.3), Scaling(TARGETS, (0.0, 0.0), (1.0, 1.0)))
-    statistics.write(folder / "statistics.json")
-    table = pd.DataFrame({"nodule_id": ids, "patient_id": ids, "fold": fold})
-    artifacts.write_predictions(folder / "predictions.csv", table)
 
 
 @pytest.fixture
 def run(tmp_path):
-    write_data(tmp_path / "data", ["a", "b", "c"])
-    run = tmp_path / "run"
-    write_fold(run, 0, ["a", "b"])
-    write_fold(run, 1, ["c"])
-    config = {"data": str(tmp_path / "data"), "views": list(VIEWS), "targets": list(TARGETS)}
-    (run / "config.yaml").write_text(yaml.safe_dump(config))
-    return run
+    return write_run(tmp_path)
 
 
 def test_each_folds_model_explains_its_own_test_nodules(run, capsys):
@@ -70,7 +38,7 @@ def test_each_folds_model_explains_its_own_test_nodules(run, capsys):
             assert maps.slices == (16, 14)
             assert maps.scores.dtype == np.float32
             assert maps.scores.shape == (2, 2, 2, 16, 16)
-            cube = artifacts.read_crop(run.parent / "data", key).hu
+            cube = crop_files.read_crop(run.parent / "data", key).hu
             for view, name in enumerate(VIEWS):
                 for place, index in enumerate((16, 14)):
                     image = torch.from_numpy(take_view(cube, name, index).copy())[None]
@@ -90,7 +58,7 @@ def test_a_finished_step_does_nothing(run, capsys):
 
 
 def test_an_interrupted_step_goes_on(run, monkeypatch, capsys):
-    original = stage_module.write_maps
+    original = work.write_maps
 
     def interrupt(path, maps):
         if path.stem == "b":
@@ -98,7 +66,7 @@ def test_an_interrupted_step_goes_on(run, monkeypatch, capsys):
         original(path, maps)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage_module, "write_maps", interrupt)
+        patch.setattr(work, "write_maps", interrupt)
         with pytest.raises(KeyboardInterrupt):
             explain_run(run)
     assert not read_record(run / "fold_0", "explain/cdam")["finished"]
@@ -110,7 +78,7 @@ def test_an_interrupted_step_goes_on(run, monkeypatch, capsys):
 
 
 def test_a_damaged_crop_is_a_row_and_the_others_go_on(run, capsys):
-    crop = artifacts.crop_path(run.parent / "data", "b")
+    crop = crop_files.crop_path(run.parent / "data", "b")
     good = crop.read_bytes()
     crop.write_bytes(good[:100])
     explain_run(run)

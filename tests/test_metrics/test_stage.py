@@ -9,20 +9,17 @@ import yaml
 from lidc_cdam.artifacts import (
     COHORT_COLUMNS,
     EXPLAINER_COLUMNS,
-    Crop,
     Dataset,
     NoduleRecord,
-    crop_path,
     fold_folder,
     maps_path,
-    read_crop,
     read_maps,
-    write_crop,
     write_dataset,
     write_predictions,
 )
 from lidc_cdam.backbones import build_backbone
 from lidc_cdam.cli import main
+from lidc_cdam.crop_files import Crop, crop_path, read_crop, write_crop
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.explain.stage import explain_run
 from lidc_cdam.files import read_json

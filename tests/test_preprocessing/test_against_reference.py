@@ -8,10 +8,10 @@ import pytest
 from reference import contour_pixels, reading_pixels, sample_linear, sample_nearest
 from scipy.ndimage import map_coordinates
 
-from lidc_cdam.artifacts import read_crop
+from lidc_cdam.crop_files import read_crop
 from preprocessing.annotations import IndexBox, Nodule, consensus, load_nodules, reader_counts
 from preprocessing.crops import Block, Frame, centre_mm, consensus_box, cut_cube
-from preprocessing.extract import DicomJob
+from preprocessing.jobs import ScanJob
 from preprocessing.series import index_series
 
 IRREGULAR_Z = (-10.0, -8.0, -7.5, -4.0, -1.0)
@@ -191,7 +191,7 @@ def test_a_cube_from_dicom_equals_an_independent_resampling(shared_data: Path, t
     y, x, z = ((axis[low] + axis[high]) / 2 for axis, (low, high) in zip(axes_mm, box, strict=True))
 
     series = index_series(shared_data / "LIDC-IDRI", {nodule.scan.series_uid}).series[nodule.scan.series_uid]
-    assert DicomJob(tmp_path, True, series, (nodule,)).run() == []
+    assert ScanJob(tmp_path, True, series, (nodule,)).run() == []
     cube = read_crop(tmp_path, nodule.nodule_id)
     assert cube.origin_mm == pytest.approx((x - 16, y - 16, z - 16), abs=1e-3)
     hu = np.stack([one.pixel_array * float(one.RescaleSlope) + float(one.RescaleIntercept) for one in slices], axis=2)

@@ -6,8 +6,8 @@ from dicom_factory import Stack, linear
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lidc_cdam.artifacts import PADDING_HU
-from lidc_cdam.geometry import CENTRAL
+from lidc_cdam.crop_files import PADDING_HU
+from lidc_cdam.geometry import USUAL
 from preprocessing.annotations import IndexBox
 from preprocessing.crops import (
     Block,
@@ -105,7 +105,7 @@ def test_the_central_voxel_lies_on_the_centre_of_the_box() -> None:
     assert z == REGULAR[9]
     assert centre_mm(box, place, REGULAR[8:12], first=8) == (x, y, z)
     crop, _ = cut_cube(block(linear((10, 0, 0)), place), (x, y, z))
-    assert np.add(crop.origin_mm, CENTRAL) == pytest.approx((x, y, z))
+    assert np.add(crop.origin_mm, USUAL.central) == pytest.approx((x, y, z))
 
 
 def test_a_centre_between_slices_of_different_steps() -> None:
@@ -144,7 +144,7 @@ def test_a_single_slice_fills_one_voxel() -> None:
     made = block(linear((0, 0, 0), 50), frame(), (0.0,))
     crop, padded = cut_cube(made, (0.0, 0.0, 0.0))
     assert padded == pytest.approx(31 / 32)
-    assert (crop.hu[CENTRAL] == 50).all()
+    assert (crop.hu[USUAL.central] == 50).all()
 
 
 @settings(max_examples=25, deadline=None)
@@ -190,7 +190,7 @@ def test_a_tie_goes_to_the_voxel_of_the_lower_index(axis: int) -> None:
     made = Block(counts.astype(np.int16), counts, box, Frame((0.1, 0.2), (0.7, 0.7)), tuple(np.arange(60.0)))
     centre = (*made.frame.position_mm(30.5, 30.5), 30.5)
     crop, _ = cut_cube(made, centre)
-    assert crop.readers[CENTRAL, CENTRAL, CENTRAL] == 30
+    assert crop.readers[USUAL.central, USUAL.central, USUAL.central] == 30
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -208,7 +208,8 @@ def test_a_position_on_the_border_of_what_was_read_has_its_hu(axis: int) -> None
 
 
 def test_a_written_slice_lies_where_its_frame_says(tmp_path: Path) -> None:
-    from preprocessing.series import index_series, read_hu
+    from preprocessing.pixels import read_hu
+    from preprocessing.series import index_series
 
     stack = Stack(
         linear((3, -2, 0), 10), (1.0, 2.0), corner_mm=(30.0, 20.0), orientation=(-1.0, 0.0, 0.0, 0.0, -1.0, 0.0)

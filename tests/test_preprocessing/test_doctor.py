@@ -1,8 +1,12 @@
 import shutil
 
 import pytest
+from dicom_factory import Stack, flat
+from pydicom.pixels import get_decoder
+from pydicom.uid import JPEG2000Lossless
 
 from lidc_cdam.errors import LidcCdamError
+from preprocessing.annotations import load_scans
 from preprocessing.doctor import doctor
 
 
@@ -25,6 +29,24 @@ def test_an_output_that_cannot_be_written_is_bad(tmp_path, capsys):
     with pytest.raises(LidcCdamError):
         doctor(out=tmp_path / "file", check_nodules=False)
     assert "BAD  disk      cannot write to" in capsys.readouterr().out
+
+
+def test_compressed_and_faulty_series_are_counted(tmp_path, capsys, monkeypatch):
+    scan = load_scans()[0]
+    z_mm = (*scan.slice_z_mm, scan.slice_z_mm[3])
+    made = Stack(flat(0), z_mm, scan.series_uid, (32, 32), (scan.pixel_spacing_mm,) * 2, syntax=JPEG2000Lossless)
+    made.write(tmp_path / "dicom")
+    doctor(dicom=tmp_path / "dicom", out=tmp_path, check_nodules=False)
+    shown = capsys.readouterr().out
+    assert "ok   dicom     1 series carry the flag `duplicate slices`" in shown
+    assert "ok   decoders  every compression of CT slices can be read" in shown
+    monkeypatch.setattr(get_decoder(JPEG2000Lossless), "_available", {})
+    with pytest.raises(LidcCdamError):
+        doctor(dicom=tmp_path / "dicom", out=tmp_path, check_nodules=False)
+    shown = capsys.readouterr().out
+    name = "JPEG 2000 Image Compression (Lossless Only)"
+    assert f"ok   decoders  not installed for {name}; if your DICOM is" in shown
+    assert f"BAD  dicom     1 series are compressed ({name}): `pip install 'lidc-cdam[compressed]'`" in shown
 
 
 @pytest.mark.data

@@ -14,13 +14,21 @@ from pylidc_oracle import pylidc
 from scipy.ndimage import map_coordinates
 from small_lidc import CORNER_MM, SLICES, contents, nodules, stack_of, write_cohort
 
-from lidc_cdam import artifacts, provenance
-from lidc_cdam.artifacts import PADDING_HU
+from lidc_cdam import artifacts, crop_files, nifti, provenance, quality
+from lidc_cdam.cli import main
+from lidc_cdam.compute import Workers
+from lidc_cdam.crop_files import PADDING_HU
 from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.geometry import Grid
+from lidc_cdam.quality import OUTSIDE_FIELD
 from preprocessing import extract
 from preprocessing.annotations import Nodule, consensus, load_nodules, reader_counts
+from preprocessing.crops import CropSettings, Frame
 from preprocessing.extract import extract as run
-from preprocessing.series import SlicePixels
+from preprocessing.index_cache import SERIES_INDEX
+from preprocessing.jobs import ScanJob
+from preprocessing.pixels import SlicePixels
+from preprocessing.series import Series
 
 HOLDERS = tuple(nodules())
 FIRST = HOLDERS[0]
@@ -55,9 +63,14 @@ def middle(nodule: Nodule) -> int:
     return int(consensus(nodule)[1].centre[2])
 
 
-def positions(crop: artifacts.Crop) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def positions(crop: crop_files.Crop) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     z, y, x = np.meshgrid(*(crop.origin_mm[axis] + np.arange(32) for axis in (2, 1, 0)), indexing="ij")
     return x, y, z
+
+
+def of_scan(flags: tuple[str, ...]) -> tuple[str, ...]:
+    """The flags that come from the images, without those that come from the readings."""
+    return tuple(flag for flag in flags if quality.flag_kind(flag) not in (quality.WIDE_RANGE, quality.INITIAL_SCALES))
 
 
 def failed(data: Path) -> dict[str, str]:
@@ -73,10 +86,10 @@ def test_cubes_lie_at_the_right_place(pristine: Path, data: Path, capsys: pytest
     assert dataset.parameters["preset"] == "small"
     scan = FIRST.scan
     for nodule in HOLDERS:
-        record, crop = dataset.nodules[nodule.nodule_id], artifacts.read_crop(data, nodule.nodule_id)
+        record, crop = dataset.nodules[nodule.nodule_id], crop_files.read_crop(data, nodule.nodule_id)
         assert (record.source, record.geometry, record.padded_share) == ("dicom", "patient", 0)
         assert (record.pixel_spacing_mm, record.slice_spacing_mm) == (scan.pixel_spacing_mm, 2.5)
-        assert record.flags == ("incomplete series",)
+        assert of_scan(record.flags) == ("incomplete series",)
         x, y, z = positions(crop)
         np.testing.assert_allclose(crop.hu, -100 + 2 * x - 1.5 * y + 3 * z, atol=1.01)
         row, column, index = consensus(nodule)[1].centre
@@ -96,7 +109,7 @@ def test_cubes_lie_at_the_right_place(pristine: Path, data: Path, capsys: pytest
 def test_masks_are_the_nearest_voxels_reader_counts(pristine: Path, data: Path) -> None:
     run(data, dicom=pristine)
     for nodule in HOLDERS:
-        crop, scan = artifacts.read_crop(data, nodule.nodule_id), nodule.scan
+        crop, scan = crop_files.read_crop(data, nodule.nodule_id), nodule.scan
         counts, box = reader_counts(nodule)
         x, y, z = positions(crop)
         exact = [
@@ -142,7 +155,7 @@ def test_only_the_slices_that_are_needed_are_decoded_and_each_once(
 
 @pytest.mark.parametrize("sources", [(), ("dicom", "pack")])
 def test_exactly_one_source(data: Path, tmp_path: Path, sources: tuple[str, ...]) -> None:
-    with pytest.raises(LidcCdamError, match=r"exactly one source, --dicom or --pack; got (neither|both)"):
+    with pytest.raises(LidcCdamError, match=r"exactly one source, --dicom, --pack or --volumes; got (none|2)"):
         run(data, **dict.fromkeys(sources, tmp_path))
 
 
@@ -242,7 +255,7 @@ def test_two_slices_at_one_z(root: Path, data: Path, pristine: Path, differ: boo
     assert ("duplicate slices differ" in flags) == differ
     write_cohort(tmp_path / "whole")
     run(tmp_path / "whole", dicom=pristine)
-    one, other = (artifacts.read_crop(folder, FIRST.nodule_id).hu for folder in (data, tmp_path / "whole"))
+    one, other = (crop_files.read_crop(folder, FIRST.nodule_id).hu for folder in (data, tmp_path / "whole"))
     np.testing.assert_array_equal(one, other)
 
 
@@ -258,18 +271,17 @@ def test_mixed_series_in_one_folder(root: Path, data: Path, pristine: Path, tmp_
 def test_an_interrupt_leaves_nothing_half_written_and_a_rerun_resumes(
     pristine: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = sitk.WriteImage
-    calls: list[str] = []
+    compress = nifti.gzip.compress
+    calls: list[int] = []
 
-    def interrupted(image: sitk.Image, name: str, **options: object) -> None:
-        calls.append(name)
+    def interrupted(raw: bytes, *settings: object, **options: object) -> bytes:
+        calls.append(len(raw))
         if len(calls) == 4:
-            Path(name).write_bytes(b"half")
             raise KeyboardInterrupt
-        write(image, name, **options)
+        return compress(raw, *settings, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sitk, "WriteImage", interrupted)
+        patch.setattr(nifti.gzip, "compress", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(data, dicom=pristine)
     assert not [path for path in data.rglob("*") if path.name.startswith(".")]
@@ -282,17 +294,14 @@ def test_an_interrupt_leaves_nothing_half_written_and_a_rerun_resumes(
     assert contents(data) == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("silent", [True, False])
-def test_a_full_disk_stops_the_run(pristine: Path, data: Path, monkeypatch: pytest.MonkeyPatch, silent: bool) -> None:
-    write = sitk.WriteImage
+def test_a_full_disk_stops_the_run(pristine: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Path.write_bytes
 
-    def full(image: sitk.Image, name: str, **options: object) -> None:
-        write(image, name, **options)
-        Path(name).write_bytes(Path(name).read_bytes()[:50])
-        if not silent:
-            raise OSError(errno.ENOSPC, "No space left on device", name)
+    def full(path: Path, raw: bytes) -> int:
+        write(path, raw[:50])
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(sitk, "WriteImage", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left") as caught:
         run(data, dicom=pristine)
     assert caught.value.errno == errno.ENOSPC
@@ -325,13 +334,38 @@ def test_padding_is_refused_where_the_preset_says_so(pristine: Path, tmp_path: P
         write_cohort(tmp_path / str(allow), allow_padding=allow)
     run(tmp_path / "True", pack=tmp_path / "pack")
     record = artifacts.read_dataset(tmp_path / "True").nodules[FIRST.nodule_id]
-    crop = artifacts.read_crop(tmp_path / "True", FIRST.nodule_id)
+    crop = crop_files.read_crop(tmp_path / "True", FIRST.nodule_id)
     assert 0 < record.padded_share == pytest.approx((crop.hu == PADDING_HU).mean(), abs=1e-6)
     assert "padded" in record.flags
     with pytest.raises(LidcCdamError, match=r"% of the cube of \S+ lie outside what was read"):
         run(tmp_path / "False", pack=tmp_path / "pack")
     run(tmp_path / "False", dicom=pristine)
     assert len(artifacts.read_dataset(tmp_path / "False").nodules) == 3
+
+
+def test_a_cube_that_leaves_the_field_of_view_is_flagged(data: Path, tmp_path: Path) -> None:
+    made = stack_of(FIRST.scan)
+    (left, right), scan = consensus(FIRST)[1].column, FIRST.scan
+    rim = CORNER_MM[0] + (left + right) / 2 * scan.pixel_spacing_mm + 14
+
+    def circle(x: np.ndarray, y: np.ndarray, z: float) -> np.ndarray:
+        return np.where(x < rim, -500, -3024)
+
+    type(made)(**{**vars(made), "hu": circle}).write(tmp_path / "dicom")
+    run(data, dicom=tmp_path / "dicom")
+    crop = crop_files.read_crop(data, FIRST.nodule_id)
+    assert (crop.hu.min(), crop.hu.max()) == (-3024, -500)
+    flags = artifacts.read_dataset(data).nodules[FIRST.nodule_id].flags
+    assert of_scan(flags) == ("incomplete series", OUTSIDE_FIELD)
+
+
+def test_the_index_of_series_lies_beside_the_output(
+    pristine: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(data, dicom=pristine)
+    assert (data / SERIES_INDEX).exists()
+    monkeypatch.setattr("preprocessing.index_cache.read_slice", lambda *_: pytest.fail("a header was read again"))
+    run(data, dicom=pristine)
 
 
 @pytest.mark.slow
@@ -341,7 +375,7 @@ def test_two_workers_write_the_same_bytes(pristine: Path, tmp_path: Path) -> Non
     pack(pristine, tmp_path / "pack")
     for workers in (1, 2):
         write_cohort(tmp_path / str(workers))
-        run(tmp_path / str(workers), pack=tmp_path / "pack", workers=workers)
+        run(tmp_path / str(workers), pack=tmp_path / "pack", workers=Workers(workers))
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
 
 
@@ -362,7 +396,8 @@ def test_the_four_nodules_are_there(real: Path) -> None:
         "LIDC-IDRI-0003_n03",
         "LIDC-IDRI-0003_n04",
     ]
-    assert {(record.geometry, record.padded_share, record.flags) for record in dataset.nodules.values()} == {
+    records = dataset.nodules.values()
+    assert {(record.geometry, record.padded_share, of_scan(record.flags)) for record in records} == {
         ("patient", 0.0, ())
     }
     assert provenance.read_record(real, "extract")["finished"]
@@ -375,7 +410,7 @@ def test_masks_are_pylidcs_consensus(real: Path, shared_data: Path) -> None:
             ids = [reading.annotation_id for reading in nodule.readings]
             annotations = [package.query(package.Annotation).filter(package.Annotation.id == one).one() for one in ids]
             mask, box = package.utils.consensus(annotations, clevel=0.5, ret_masks=False)
-        crop = artifacts.read_crop(real, nodule.nodule_id)
+        crop = crop_files.read_crop(real, nodule.nodule_id)
         ours = 2 * crop.readers.astype(int) >= len(nodule.readings)
         rows, columns, slices = _real_indices(crop, nodule, shared_data)
         index = [np.rint(one).astype(int) - part.start for one, part in zip((rows, columns, slices), box, strict=True)]
@@ -390,7 +425,7 @@ def test_masks_are_pylidcs_consensus(real: Path, shared_data: Path) -> None:
 @pytest.mark.data
 def test_crops_equal_an_independent_resampling(real: Path, shared_data: Path) -> None:
     for nodule in _held(real):
-        crop = artifacts.read_crop(real, nodule.nodule_id)
+        crop = crop_files.read_crop(real, nodule.nodule_id)
         indices = _real_indices(crop, nodule, shared_data)
         files = _real_files(nodule, shared_data)
         first, last = int(indices[2].min()), int(np.ceil(indices[2].max()))
@@ -416,10 +451,155 @@ def _real_files(nodule: Nodule, shared_data: Path) -> list[pydicom.FileDataset]:
     return sorted(files, key=lambda file: file.ImagePositionPatient[2])
 
 
-def _real_indices(crop: artifacts.Crop, nodule: Nodule, shared_data: Path) -> tuple[np.ndarray, ...]:
+def _real_indices(crop: crop_files.Crop, nodule: Nodule, shared_data: Path) -> tuple[np.ndarray, ...]:
     """Fractional row, column and slice of the cube's voxels, from DICOM headers alone (no scan is flipped)."""
     files = _real_files(nodule, shared_data)
     corner, spacing = files[0].ImagePositionPatient, files[0].PixelSpacing
     x, y, z = positions(crop)
     heights = [float(file.ImagePositionPatient[2]) for file in files]
     return (y - corner[1]) / spacing[0], (x - corner[0]) / spacing[1], np.interp(z, heights, np.arange(len(heights)))
+
+
+# --- Options ----------------------------------------------------------------------------------------------------------
+
+CHANGED = {
+    "side": 24,
+    "spacing_mm": 0.8,
+    "interpolation": "bspline",
+    "antialias": True,
+    "consensus_level": 0.75,
+    "signed_distance": True,
+}
+
+
+def test_the_default_is_recorded_as_it_always_was(pristine: Path, data: Path) -> None:
+    run(data, dicom=pristine)
+    parameters = dict(artifacts.read_dataset(data).parameters)
+    assert len(parameters.pop("rules_sha256")) == 64
+    assert parameters == {
+        "preset": "small",
+        "algorithm": 2,
+        "side": 32,
+        "spacing_mm": 1.0,
+        "central_voxel": 16,
+        "hu_interpolation": "linear",
+        "mask_interpolation": "nearest neighbour",
+        "padding_hu": PADDING_HU,
+        "allow_padding": True,
+    }
+    assert not (data / "distances").exists()
+    with pytest.raises(LidcCdamError, match="extract --signed-distance true"):
+        crop_files.read_distance(data, NAMES[0])
+
+
+@pytest.mark.parametrize("source", ["dicom", "pack"])
+def test_every_option_decides_the_cubes(source: str, pristine: Path, data: Path, tmp_path: Path) -> None:
+    from preprocessing.pack import pack
+
+    if source == "pack":
+        pack(pristine, tmp_path / "pack")
+    root = pristine if source == "dicom" else tmp_path / "pack"
+    words = [word for name, value in CHANGED.items() for word in (f"--{name.replace('_', '-')}", str(value).lower())]
+    assert main(["extract", "--data", str(data), f"--{source}", str(root), *words]) == 0
+    dataset = artifacts.read_dataset(data)
+    assert (dataset.grid, dataset.consensus_level) == (Grid(24, 0.8), 0.75)
+    assert dataset.parameters["hu_interpolation"] == "cubic B-spline"
+    assert dataset.parameters["antialias"] is dataset.parameters["signed_distance"] is True
+    scan = FIRST.scan
+    for nodule in HOLDERS:
+        crop = crop_files.read_crop(data, nodule.nodule_id)
+        assert crop.hu.shape == (24,) * 3
+        assert crop.spacing_mm == pytest.approx(0.8)
+        row, column, index = consensus(nodule, 0.75)[1].centre
+        centre = (
+            CORNER_MM[0] + column * scan.pixel_spacing_mm,
+            CORNER_MM[1] + row * scan.pixel_spacing_mm,
+            np.interp(index, np.arange(len(scan.slice_z_mm)), scan.slice_z_mm),
+        )
+        assert np.add(crop.origin_mm, 12 * 0.8) == pytest.approx(centre, abs=1e-4)
+        z, y, x = np.meshgrid(*(crop.origin_mm[axis] + 0.8 * np.arange(24) for axis in (2, 1, 0)), indexing="ij")
+        np.testing.assert_allclose(crop.hu, -100 + 2 * x - 1.5 * y + 3 * z, atol=1.1)
+        distance = crop_files.read_distance(data, nodule.nodule_id)
+        clear = np.abs(distance) > 1e-3
+        np.testing.assert_array_equal((distance < 0)[clear], crop.consensus(len(nodule.readings), 0.75)[clear])
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_changed_option_is_refused(name: str, pristine: Path, data: Path) -> None:
+    run(data, dicom=pristine)
+    before = contents(data)
+    with pytest.raises(LidcCdamError, match=r"made by `extract` with \S+ = .*, but this call has .*; make the cohort"):
+        run(data, dicom=pristine, settings=CropSettings(**{name: CHANGED[name]}))
+    assert contents(data) == before
+
+
+def test_a_lost_distance_is_made_again(pristine: Path, data: Path) -> None:
+    settings = CropSettings(signed_distance=True)
+    run(data, dicom=pristine, settings=settings)
+    before = contents(data)
+    path = crop_files.distance_path(data, NAMES[1])
+    path.unlink()
+    run(data, dicom=pristine, settings=settings)
+    assert contents(data) == before
+
+
+def test_a_nodule_without_a_voxel_at_the_level_fails_alone(
+    pristine: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    def once_nobody(counts: np.ndarray, readers: int, level: float) -> np.ndarray:
+        asked.append(level)
+        return crop_files.marked_by(counts, readers, level) & (len(asked) > 1)
+
+    monkeypatch.setattr(extract, "marked_by", once_nobody)
+    run(data, dicom=pristine, settings=CropSettings(consensus_level=1.0))
+    assert asked == [1.0] * 3
+    ((nodule_id, reason),) = failed(data).items()
+    assert f"{nodule_id} has no voxel that 100% of its 4 readers marked; choose a lower --consensus-level" in reason
+    assert {nodule_id} | set(artifacts.read_dataset(data).nodules) == set(NAMES)
+
+
+def test_a_nodule_without_a_voxel_at_the_level_has_a_place_nevertheless(
+    tmp_path: Path, every_nodule: list[Nodule]
+) -> None:
+    apart = next(nodule for nodule in every_nodule if len(nodule.readings) >= 3 and not consensus(nodule, 1.0)[0].any())
+    series = Series("1", (), (512, 512), (0.7, 0.7), ())
+    job = ScanJob(tmp_path, True, series, (apart,), CropSettings(consensus_level=1.0))
+    half = ScanJob(tmp_path, True, series, (apart,))
+    frame = Frame((0.0, 0.0), (0.7, 0.7))
+    assert job.place(apart, frame) == half.place(apart, frame)
+
+
+def test_flags_of_the_cohort_stand_in_the_dataset(
+    pristine: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cohort = artifacts.read_cohort(data)
+    cohort["flags"] = ["wide reader range: margin, texture; initial-release rating scales", "", np.nan]
+    artifacts.write_table(data / artifacts.COHORT, cohort, artifacts.COHORT_COLUMNS)
+    run(data, dicom=pristine)
+    flags = {key: record.flags for key, record in artifacts.read_dataset(data).nodules.items()}
+    first = ("incomplete series", "wide reader range: margin, texture", "initial-release rating scales")
+    assert list(flags.values()) == [first, ("incomplete series",), ("incomplete series",)]
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "flags: incomplete series 3, wide reader range 1, initial-release rating scales 1;" in shown
+    assert all(quality.flag_kind(flag) in quality.FLAGS for flag in first)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("grid", [Grid(), Grid(48, 0.7)])
+def test_real_crops_equal_simpleitks_resampling(grid: Grid, shared_data: Path, tmp_path: Path) -> None:
+    write_cohort(tmp_path)
+    run(tmp_path, dicom=shared_data / "LIDC-IDRI", settings=CropSettings(grid.side, grid.spacing_mm))
+    reader = sitk.ImageSeriesReader()
+    (folder,) = (shared_data / "LIDC-IDRI" / FIRST.scan.patient_id).rglob(FIRST.scan.series_uid)
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder), FIRST.scan.series_uid))
+    image = reader.Execute()
+    for name in NAMES:
+        stored = sitk.ReadImage(str(crop_files.crop_path(tmp_path, name)))
+        expected = sitk.Resample(image, stored, sitk.Transform(), sitk.sitkLinear, -5000.0, sitk.sitkFloat64)
+        difference = np.abs(sitk.GetArrayFromImage(expected) - sitk.GetArrayFromImage(stored))
+        assert stored.GetSize() == (grid.side,) * 3
+        # Half a HU is the stored value's rounding; positions are float32 in NIfTI.
+        assert difference.max() < 0.55
+        assert (difference < 0.501).mean() > 0.999

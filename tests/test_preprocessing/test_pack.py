@@ -8,10 +8,11 @@ import pydicom
 import pytest
 from small_lidc import PATIENT, contents, nodules, stack_of, write_cohort
 
-from lidc_cdam import artifacts
+from lidc_cdam import artifacts, crop_files
 from lidc_cdam.errors import LidcCdamError
 from preprocessing.annotations import consensus
-from preprocessing.extract import extract, pack_jobs
+from preprocessing.extract import extract
+from preprocessing.jobs import pack_jobs
 from preprocessing.pack import COLUMNS, FRAME_COLUMNS, NODULES, cutout_path, pack, read_cutout, read_pack
 
 HOLDERS = tuple(nodules())
@@ -147,7 +148,7 @@ def test_without_the_frame_a_cube_lies_in_the_scans_own(folder: Path, data: Path
     for nodule in HOLDERS:
         assert artifacts.read_dataset(data).nodules[nodule.nodule_id].geometry == "scan"
         row, column, _ = consensus(nodule)[1].centre
-        origin = artifacts.read_crop(data, nodule.nodule_id).origin_mm
+        origin = crop_files.read_crop(data, nodule.nodule_id).origin_mm
         assert origin[:2] == pytest.approx((column * spacing - 16, row * spacing - 16), abs=1e-4)
 
 
@@ -175,7 +176,7 @@ def _empty(path: Path) -> None:
         (_lose, "is missing; run `lidc-cdam pack` first"),
         (_damage, "must be an NPZ file with hu, readers, but it cannot be read"),
         (_reshape, "must hold int16 hu and uint8 readers of the shape"),
-        (_empty, "no voxel was marked by half of the readers"),
+        (_empty, "no voxel was marked by 50% of the readers"),
     ],
 )
 def test_a_spoilt_cut_out_is_a_row_and_the_others_go_on(
@@ -273,5 +274,5 @@ def test_the_sample_holds_711_labelled_nodules(shared_data: Path, cohorts: dict[
     assert labelled.sum() == 711
     for job in jobs[::50]:
         assert job.run() == []
-        crop = artifacts.read_crop(tmp_path, job.nodule_ids[0])
+        crop = crop_files.read_crop(tmp_path, job.nodule_ids[0])
         assert (2 * crop.readers.max(axis=0).astype(int) >= cohort.loc[job.nodule_ids[0], "readers"]).any()

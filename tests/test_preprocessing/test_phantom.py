@@ -9,8 +9,10 @@ import pandas as pd
 import pydicom
 import pytest
 
-from lidc_cdam.artifacts import SYNTHETIC, read_crop, read_dataset
+from lidc_cdam.artifacts import read_dataset
+from lidc_cdam.crop_files import read_crop
 from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.quality import SYNTHETIC
 from lidc_cdam.vocabulary import BIOMARKERS
 from preprocessing import cohort as cohort_stage
 from preprocessing import phantom_stage
@@ -315,7 +317,7 @@ def test_phantom_agrees_with_its_own_dicom_after_extraction(
     nodules: dict[str, Nodule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     members = [nodule for nodule in nodules.values() if nodule.scan.patient_id == "LIDC-IDRI-0078"]
-    monkeypatch.setattr(cohort_stage, "load_nodules", lambda: members)
+    monkeypatch.setattr(cohort_stage, "load_nodules", lambda **_: members)
     made = Phantom(members[0], members[1:])
     made.write_dicom(tmp_path / "dicom")
     cohort_stage.cohort(tmp_path / "data")

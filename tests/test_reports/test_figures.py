@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from test_reports import world
 
-from lidc_cdam import artifacts
+from lidc_cdam import crop_files
 from lidc_cdam.geometry import VIEWS, take_view
 from reports import figures
 
@@ -22,7 +22,7 @@ def picture_of(svg: str, index: int) -> np.ndarray:
 
 def cut(padded: int = 0, view: str = "axial") -> figures.Cut:
     made = world.crop(np.random.default_rng(1), padded=padded)
-    parts = (made.hu, made.readers, made.readers >= 2, made.hu == artifacts.PADDING_HU)
+    parts = (made.hu, made.readers, made.readers >= 2, made.hu == crop_files.PADDING_HU)
     return figures.Cut(view, *(take_view(part, view, 16) for part in parts), float(SIDE))
 
 

@@ -102,7 +102,7 @@ def test_hostile_text_is_shown_as_text(made):
 def test_the_index_names_hostile_nodules_and_reasons_as_text():
     failed = [{"nodule_id": HOSTILE, "reason": HOSTILE}]
     content = {"title": "t", "research": "r", "targets": [], "rows": [], "runs": [], "failed": failed}
-    content |= {"synthetic": 0, "unread": 0}
+    content |= {"synthetic": 0, "unread": 0, "flags": [{"flag": HOSTILE, "meaning": HOSTILE, "nodules": 1}]}
     page = html.render_index(content)
     assert page.count("<script>") == 1
     assert "&lt;script&gt;alert(1)" in page

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from test_reports import world
 
-from lidc_cdam import artifacts
-from lidc_cdam.artifacts import Crop, Maps
+from lidc_cdam import artifacts, crop_files
+from lidc_cdam.artifacts import Maps
+from lidc_cdam.crop_files import Crop
 from lidc_cdam.geometry import VIEWS, take_view
 from reports.context import open_run
 from reports.maps import strongest_score
@@ -16,15 +17,15 @@ def test_every_layer_of_a_cut_is_the_same_slice_as_it_is_looked_at(tmp_path, vie
     generator = np.random.default_rng(5)
     shape = (world.SIDE,) * 3
     hu = generator.integers(-1000, 400, shape).astype(np.int16)
-    hu[:3] = artifacts.PADDING_HU
+    hu[:3] = crop_files.PADDING_HU
     crop = Crop(hu, generator.integers(0, 5, shape).astype(np.uint8), (0.0, 0.0, 0.0))
-    artifacts.write_crop(cohort.data, cohort.nodules[0], crop)
+    crop_files.write_crop(cohort.data, cohort.nodules[0], crop)
     run, cases = open_run(cohort.malignancy, "cdam")
     cut = load([run], [cases[0]]).cut(view, 11)
     np.testing.assert_array_equal(cut.hu, take_view(hu, view, 11))
     np.testing.assert_array_equal(cut.readers, take_view(crop.readers, view, 11))
     np.testing.assert_array_equal(cut.consensus, take_view(crop.readers, view, 11) >= 2)
-    np.testing.assert_array_equal(cut.padded, take_view(hu, view, 11) == artifacts.PADDING_HU)
+    np.testing.assert_array_equal(cut.padded, take_view(hu, view, 11) == crop_files.PADDING_HU)
 
 
 def test_a_limit_is_the_99th_percentile_over_all_maps_of_a_model_rounded_up(tmp_path):

@@ -1,4 +1,6 @@
 import dataclasses
+import html
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +10,11 @@ import pandas as pd
 import pytest
 from test_reports import world
 
-from lidc_cdam import artifacts
+from lidc_cdam import artifacts, crop_files
 from lidc_cdam.artifacts import Maps
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import read_json, write_json
+from lidc_cdam.map_files import Volume, volume_folder, write_volume
 from reports.context import open_run
 from reports.stage import report
 
@@ -80,11 +83,17 @@ def test_without_maps_the_page_gives_the_command_and_with_maps_it_is_made_again(
         artifacts.write_maps(artifacts.maps_path(cohort.biomarkers, fold, "cdam", nodule), maps)
     report(cohort.biomarkers, out)
     assert "Signed cdam map of spiculation" in page.read_text()
+    assert "as volumes" not in page.read_text()
+    volume = Volume(np.zeros((1, 32, 32, 32), np.float32), ("axial",), (0.0, 0.0, 0.0), 1.0, "")
+    write_volume(volume_folder(cohort.biomarkers, 0, "cdam", cohort.nodules[0]), "margin", volume)
+    report(cohort.biomarkers, out)
+    said = f"fold_0/volumes/cdam/{cohort.nodules[0]} in the run's folder holds the scores of 1 target as volumes"
+    assert said in html.unescape(page.read_text())
 
 
 def test_a_nodule_that_fails_is_a_row_with_its_reason_and_the_others_go_on(tmp_path, capsys):
     cohort = world.make(tmp_path)
-    broken = artifacts.crop_path(cohort.data, cohort.nodules[1])
+    broken = crop_files.crop_path(cohort.data, cohort.nodules[1])
     kept = broken.read_bytes()
     broken.unlink()
     out = tmp_path / "out"
@@ -133,6 +142,32 @@ def test_a_synthetic_nodule_says_so_first(tmp_path):
     page = (tmp_path / "out" / f"{cohort.nodules[0]}.html").read_text()
     assert "Synthetic phantom: drawn from readers" in page
     assert not (tmp_path / "out" / f"{cohort.nodules[1]}.html").exists()
+
+
+def test_flags_are_counted_on_the_index_and_explained_in_the_report(tmp_path):
+    cohort = world.make(tmp_path, count=3, flags=("gap", "wide reader range: margin"))
+    dataset = artifacts.read_dataset(cohort.data)
+    records = dict(dataset.nodules)
+    records[cohort.nodules[0]] = dataclasses.replace(records[cohort.nodules[0]], flags=("gap",))
+    artifacts.write_dataset(cohort.data, dataclasses.replace(dataset, nodules=records))
+    report(cohort.biomarkers, tmp_path / "out")
+    index = (tmp_path / "out" / "index.html").read_text()
+    cells = re.findall(r'<th scope="row">([^<]+)</th><td class="value">(\d+)</td>', index)
+    counted = {flag: int(count) for flag, count in cells}
+    assert (counted["gap"], counted["wide reader range"]) == (3, 2)
+    page = (tmp_path / "out" / f"{cohort.nodules[0]}.html").read_text()
+    assert "Gap: slices are missing" in page
+
+
+def test_another_consensus_is_named_in_the_report(tmp_path):
+    cohort = world.make(tmp_path, count=1)
+    dataset = artifacts.read_dataset(cohort.data)
+    parameters = {**dataset.parameters, "consensus_level": 0.75}
+    artifacts.write_dataset(cohort.data, dataclasses.replace(dataset, parameters=parameters))
+    report(cohort.biomarkers, tmp_path / "out")
+    page = (tmp_path / "out" / f"{cohort.nodules[0]}.html").read_text()
+    assert "at least 75\u00a0% of the readers (consensus)" in page
+    assert "at least half" not in page
 
 
 def test_other_views_of_a_run_are_shown_beside_the_axial_one(tmp_path):

@@ -112,15 +112,23 @@ def test_every_biomarker_but_diameter_has_its_share_of_size():
 
 
 def test_data_quality_is_told_in_words():
-    record = NoduleRecord("n", "pack", "scan", 0.25, 0.7, 2.5, ("irregular slice spacing", "padded"))
+    record = NoduleRecord("n", "pack", "scan", 0.25, 0.7, 2.5, ("irregular z", "padded", "wide reader range: margin"))
     text = " ".join(words.flag_sentences(dataclasses.replace(CASE, record=record)))
     assert "25\u00a0% of the cube lies outside what was read" in text
     assert "The model saw mirrored tissue there" in text
     assert "no patient geometry" in text
-    assert "Irregular slice spacing." in text
-    assert "Padded." not in text
+    assert "Irregular z: the distance of neighbouring slices varies within the scan." in text
+    assert "Padded" not in text
     assert "margin (2 to 4)" in text
+    assert "Wide reader range" not in text
+    without = " ".join(words.flag_sentences(dataclasses.replace(CASE, record=record, readings=())))
+    assert "Wide reader range (margin): the readers' ratings of the named biomarkers differ by two or more." in without
     assert words.flag_sentences(dataclasses.replace(CASE, readings=())) == ["None."]
+
+
+def test_whose_voxels_make_the_consensus():
+    assert words.consensus_words(0.5) == "at least half of the readers"
+    assert words.consensus_words(0.75) == "at least 75\u00a0% of the readers"
 
 
 @pytest.mark.parametrize(

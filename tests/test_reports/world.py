@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from lidc_cdam import artifacts, provenance
-from lidc_cdam.artifacts import Crop, Dataset, Fold, Maps, NoduleRecord, Splits
+from lidc_cdam import artifacts, crop_files, provenance
+from lidc_cdam.artifacts import Dataset, Fold, Maps, NoduleRecord, Splits
+from lidc_cdam.crop_files import Crop
 from lidc_cdam.vocabulary import BIOMARKERS, TARGETS
 
 SIDE = 32
@@ -35,9 +36,9 @@ def make(root: Path, count: int = 3, flags: tuple[str, ...] = (), padded: int = 
     artifacts.write_table(data / artifacts.READINGS, readings, artifacts.READING_COLUMNS)
     records = {}
     for index, nodule in enumerate(nodules):
-        artifacts.write_crop(data, nodule, crop(generator, radius_mm=4 + index % 8, padded=padded))
+        crop_files.write_crop(data, nodule, crop(generator, radius_mm=4 + index % 8, padded=padded))
         records[nodule] = NoduleRecord(nodule, "pack", "scan", 2 * padded / SIDE, 0.7, 1.25, flags)
-    artifacts.write_dataset(data, Dataset({"preset": "all", "padding_hu": artifacts.PADDING_HU}, records))
+    artifacts.write_dataset(data, Dataset({"preset": "all", "padding_hu": crop_files.PADDING_HU}, records))
     half = len(nodules) // 2
     folds = (Fold(nodules[half:], (), nodules[:half]), Fold(nodules[:half], (), nodules[half:]))
     artifacts.write_splits(data / artifacts.SPLITS, Splits("sound", 1, "0" * 64, folds, 0.0))
@@ -56,7 +57,7 @@ def crop(generator: np.random.Generator, radius_mm: float = 6, padded: int = 4) 
     readers = sum((distance < radius_mm + 1 - 0.5 * reader).astype(np.uint8) for reader in range(4))
     if padded:
         for end in (slice(0, padded), slice(SIDE - padded, SIDE)):
-            hu[end], readers[end] = artifacts.PADDING_HU, 0
+            hu[end], readers[end] = crop_files.PADDING_HU, 0
     return Crop(hu.astype(np.int16), np.asarray(readers, dtype=np.uint8), (0.0, 0.0, 0.0))
 
 

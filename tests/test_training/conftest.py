@@ -1,6 +1,7 @@
 """A small DATA folder whose labels can be seen in the images: malignant nodules are brighter and larger."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,36 +14,37 @@ from lidc_cdam.artifacts import (
     READING_COLUMNS,
     READINGS,
     SPLITS,
-    Crop,
     Dataset,
     Fold,
     NoduleRecord,
     Splits,
-    write_crop,
     write_dataset,
     write_splits,
     write_table,
 )
 from lidc_cdam.backbones import BACKBONES, Backbone
+from lidc_cdam.crop_files import Crop, write_crop
+from lidc_cdam.geometry import USUAL, Grid
 from lidc_cdam.provenance import sha256
 from lidc_cdam.vocabulary import BIOMARKERS, RATINGS
 
 
-def make_data(folder: Path, nodules: int, folds: int = 2, seed: int = 0) -> Path:
+def make_data(folder: Path, nodules: int, folds: int = 2, seed: int = 0, grid: Grid = USUAL) -> Path:
     """`nodules` crops of as many patients, half of them malignant; each fold tests an equal part."""
     generator = np.random.default_rng(seed)
     names = [f"SYN-{index:03d}_n01" for index in range(nodules)]
     labels = np.arange(nodules) // folds % 2
     radii = np.where(labels, 8.0, 4.0) + generator.uniform(-1, 1, nodules)
-    distance = np.linalg.norm(np.indices((32, 32, 32)) - 16, axis=0)
+    shape = (grid.side,) * 3
+    distance = grid.spacing_mm * np.linalg.norm(np.indices(shape) - grid.central, axis=0)
     for name, label, radius in zip(names, labels, radii, strict=True):
         body = distance <= radius
-        hu = generator.normal(-850, 60, (32, 32, 32)) + body * (600 + 300 * label)
-        crop = Crop(hu.astype(np.int16), (4 * body).astype(np.uint8), (0.0, 0.0, 0.0))
+        hu = generator.normal(-850, 60, shape) + body * (600 + 300 * label)
+        crop = Crop(hu.astype(np.int16), (4 * body).astype(np.uint8), (0.0, 0.0, 0.0), grid.spacing_mm)
         write_crop(folder, name, crop)
     _write_tables(folder, names, labels, 2 * radii, generator)
     records = {name: NoduleRecord(name, "volume", "scan", 0.0, 0.7, 1.0) for name in names}
-    write_dataset(folder, Dataset({"side": 32}, records))
+    write_dataset(folder, Dataset(asdict(grid), records))
     parts = [names[start::folds] for start in range(folds)]
     divided = [[name for part in parts if part is not test for name in part] for test in parts]
     roles = [

@@ -63,6 +63,7 @@ def build_backbone(
     weights: str | Path | None = None,
     image_size: int | tuple[int, int] | None = None,
     dropout: float = 0.0,
+    channels: int = 3,
 ) -> VisionTransformer:
     """A vision transformer without a classifier.
 
@@ -75,6 +76,7 @@ def build_backbone(
         image_size: side, or height and width, of the input in pixels; the row's own by default.
         dropout: share of the values that training drops after the position embedding, in the projections and MLPs of
             the blocks and before the head, 0 to 1.
+        channels: of the input, at least 3; a file's weights read the first three, and those of further ones start at 0.
 
     Returns:
         The backbone with `num_classes` = 0; its `.backbone_name` is `name`.
@@ -89,12 +91,13 @@ def build_backbone(
     size = _checked_size(name, row, image_size)
     path = published_weights(name) if weights == HUB else weights
     if path is None:
-        model = _create(row, size, dropout)
+        model = _create(row, size, dropout, channels)
     else:
         # Random numbers, which the file replaces, would take longer than the file itself.
         with torch.device("meta"):
             model = _create(row, size, dropout)
         load_weights(model.to_empty(device="cpu"), name, Path(path))
+        _widen_input(model, channels)
     model.backbone_name = name
     return model
 
@@ -162,9 +165,21 @@ def _patch(architecture: str) -> int:
     return int(found.group(1)) if found else 16
 
 
-def _create(row: Backbone, size: tuple[int, int], dropout: float = 0.0) -> VisionTransformer:
+def _widen_input(backbone: VisionTransformer, channels: int) -> None:
+    """Let a backbone take more channels, which change nothing until they are trained."""
+    narrow = backbone.patch_embed.proj
+    if channels > narrow.in_channels:
+        wide = nn.Conv2d(channels, narrow.out_channels, narrow.kernel_size, narrow.stride)
+        with torch.no_grad():
+            wide.weight.zero_()[:, : narrow.in_channels] = narrow.weight
+        wide.bias = narrow.bias
+        backbone.patch_embed.proj = wide
+
+
+def _create(row: Backbone, size: tuple[int, int], dropout: float = 0.0, channels: int = 3) -> VisionTransformer:
     model: VisionTransformer = timm.create_model(
         row.architecture,
+        in_chans=channels,
         num_classes=0,
         img_size=size,
         drop_rate=dropout,

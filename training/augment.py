@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from lidc_cdam.geometry import CROP_SIDE, central_slices, take_view
+from lidc_cdam.geometry import CROP_SIDE, central_slices
 
 DRAW, ORDER = 1, 2
 """Streams of random numbers of one epoch: what each nodule shows, and in which order nodules come."""
@@ -53,7 +53,6 @@ def order_epoch(seed: int, epoch: int, nodules: int) -> Int[np.ndarray, "nodule"
     return np.random.default_rng((seed, epoch, nodules, ORDER)).permutation(nodules)
 
 
-def apply_view(cube: Shaped[np.ndarray, "slice row column"], draw: ViewDraw) -> Shaped[np.ndarray, "row column"]:
-    """The drawn image of a cube."""
-    image = take_view(cube, draw.view, draw.slice_index)
-    return np.rot90(image[:, ::-1] if draw.mirrored else image, draw.quarter_turns)
+def turned(image: Shaped[np.ndarray, "*plane row column"], draw: ViewDraw) -> Shaped[np.ndarray, "*plane row column"]:
+    """A drawn image mirrored and turned as the draw says."""
+    return np.rot90(image[..., ::-1] if draw.mirrored else image, draw.quarter_turns, (-2, -1))

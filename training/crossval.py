@@ -1,7 +1,8 @@
-"""Train all folds and pool their test predictions: stage `crossval`."""
+"""Train all folds, pool their test predictions and measure them beside other answers: stage `crossval`."""
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -9,6 +10,7 @@ from lidc_cdam.artifacts import (
     PREDICTIONS,
     SUMMARY,
     fold_folder,
+    predicted_keys,
     read_dataset,
     read_predictions,
     read_readings,
@@ -18,9 +20,14 @@ from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import write_json
 from lidc_cdam.metrics.prediction import summarise
 from lidc_cdam.progress import say
+from lidc_cdam.vocabulary import MALIGNANCY, TARGETS
+from training.baselines import TREES, Baselines, baseline_path, fit_baselines
+from training.bottleneck import FILE as BOTTLENECK
+from training.bottleneck import fit_bottleneck, has_bottleneck, measure_bottleneck, write_bottleneck
 from training.data import Cubes, read_cubes
 from training.fit import fit_fold, fold_record, told_fold
 from training.loggers import check_loggers
+from training.plots import draw_figures
 from training.results import told_summary
 from training.run import Run, open_run
 from training.settings import TrainingSettings
@@ -33,10 +40,13 @@ def crossval(
     folds: list[int] | None = None,
     splits: Path | None = None,
     log: list[str] | None = None,
+    trees: int = TREES,
 ) -> None:
     """Train the folds one after another, pool their test predictions and measure them.
 
-    Finished folds are kept, so a run can be interrupted, or filled a few folds at a time.
+    Finished folds are kept, so a run can be interrupted, or filled a few folds at a time. Beside the model stand, on
+    the same nodules and folds: a ruler, classical radiomics, logistic regression on the readers' biomarkers, one reader
+    and the readers' noise floor; figures go into OUT/figures.
 
     Args:
         data: Folder of crops with cohort.csv and splits.json.
@@ -45,10 +55,13 @@ def crossval(
         folds: Which folds, counted from 0, as 0,2; none trains all.
         splits: File of folds; DATA/splits.json by default.
         log: Also log to tensorboard, mlflow or wandb (offline, in each fold's folder); history.csv is always written.
+        trees: Trees in each forest of the radiomics baseline; 0 leaves that baseline out.
 
     Raises:
         LidcCdamError: an input is missing or does not fit, or `out` holds another configuration.
     """
+    if trees < 0:
+        raise LidcCdamError(f"--trees must be at least 0 (no radiomics baseline); got {trees}.")
     check_loggers(log or ())
     run = replace(open_run(data, out, settings, splits), log=tuple(log or ()))
     if run.record.finished and (out / SUMMARY).exists():
@@ -60,8 +73,8 @@ def crossval(
     chosen = [run.fold(index) for index in asked]
     pending = [fold for index, fold in zip(asked, chosen, strict=True) if not is_finished(run, index)]
     names = dict.fromkeys(key for fold in pending for part in (fold.train, fold.val, fold.test) for key in part)
-    _train_folds(run, asked, read_cubes(data, list(names)))
-    pool(run)
+    _train_folds(run, asked, read_cubes(data, list(names), settings.shown, out))
+    pool(run, trees)
 
 
 def is_finished(run: Run, index: int) -> bool:
@@ -75,21 +88,58 @@ def _train_folds(run: Run, asked: list[int], cubes: Cubes) -> None:
         say(f"{told_fold(run, index)}{'' if fresh else ', kept from before'}.")
 
 
-def pool(run: Run) -> None:
-    """Write `predictions.csv` and `summary.json` over the finished folds, and say what is still missing."""
+def pool(run: Run, trees: int = TREES) -> None:
+    """Write what the finished folds make together, and say what is still missing.
+
+    `predictions.csv`, `baselines/`, `bottleneck.csv` (with all eight biomarkers), `summary.json` and `figures/`.
+
+    Args:
+        run: the run.
+        trees: trees in each forest of the radiomics baseline.
+    """
     every = range(len(run.splits.folds))
     done = [index for index in every if is_finished(run, index)]
     tables = [read_predictions(fold_folder(run.out, index) / PREDICTIONS) for index in done]
     predictions = pd.concat(tables, ignore_index=True)
     write_predictions(run.out / PREDICTIONS, predictions)
-    padded = {key: record.padded_share for key, record in read_dataset(run.data).nodules.items()}
-    summary = summarise(predictions, run.cohort, read_readings(run.data), run.splits, padded)
     missing = [index for index in every if index not in done]
-    write_json(run.out / SUMMARY, {**summary, "folds": done, "missing_folds": missing})
+    summary = {**_measure(run, predictions, trees), "folds": done, "missing_folds": missing}
+    write_json(run.out / SUMMARY, summary)
+    figures = draw_figures(run.out, run.cohort)
     for line in told_summary(summary):
         say(line)
     say(f"{len(predictions)} nodules predicted by models that did not see them; written to {run.out / SUMMARY}.")
+    say(f"{len(figures)} figures are in {figures[0].parent}." if figures else "There is nothing to draw.")
     if missing:
         say(f"Still missing: folds {', '.join(map(str, missing))}; the same command without --folds adds them.")
     else:
         run.record.finish(nodules=len(predictions), folds=done)
+
+
+def _measure(run: Run, predictions: pd.DataFrame, trees: int) -> dict[str, Any]:
+    """The run's figures beside those of the baselines, and the concept bottleneck."""
+    keys = predicted_keys(predictions)
+    concepts = has_bottleneck(keys)
+    targets = [target for target in TARGETS.values() if target.key in keys or (concepts and target is MALIGNANCY)]
+    baselines = fit_baselines(run, predictions, targets, trees)
+    for name, table in baselines.tables.items():
+        write_predictions(baseline_path(run.out, name), table)
+    for name in baselines.absent:
+        # What an earlier pooling wrote does not belong to this one.
+        baseline_path(run.out, name).unlink(missing_ok=True)
+    padded = {key: record.padded_share for key, record in read_dataset(run.data).nodules.items()}
+    readings = read_readings(run.data)
+    summary = summarise(predictions, run.cohort, readings, run.splits, padded, rivals=baselines.tables)
+    section, absent = _bottleneck(run, predictions, baselines) if concepts else ({}, {})
+    return {**summary, **section, "absent": {**baselines.absent, **absent}, "radiomics_trees": trees}
+
+
+def _bottleneck(run: Run, predictions: pd.DataFrame, baselines: Baselines) -> tuple[dict[str, Any], dict[str, str]]:
+    """The section of the summary, or the reason why there is none."""
+    try:
+        found = fit_bottleneck(run, predictions)
+    except LidcCdamError as error:
+        (run.out / BOTTLENECK).unlink(missing_ok=True)
+        return {}, {"bottleneck": str(error)}
+    write_bottleneck(run.out, found.table)
+    return {"bottleneck": measure_bottleneck(found, {"model": predictions, **baselines.tables})}, {}

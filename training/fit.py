@@ -27,6 +27,8 @@ from training.settings import TrainingSettings
 CHECKPOINT = "last.ckpt"
 """Everything that going on after an interruption needs; removed when the fold is finished."""
 HISTORY = "history.csv"
+VALIDATION = "validation.csv"
+"""The validation nodules' predictions, in the form of `predictions.csv`: choices after training may look at them."""
 INITIAL = 4
 """Stream of random numbers of the initial weights (`augment` and `module` have the others)."""
 
@@ -55,7 +57,7 @@ def train(
     check_loggers(log or ())
     run = replace(open_run(data, out, settings, splits), log=tuple(log or ()))
     chosen = run.fold(fold)
-    if fit_fold(run, fold, read_cubes(data, [*chosen.train, *chosen.val, *chosen.test])):
+    if fit_fold(run, fold, read_cubes(data, [*chosen.train, *chosen.val, *chosen.test], settings.shown, out)):
         say(f"{told_fold(run, fold)}; written to {fold_folder(out, fold)}.")
     else:
         say(f"Fold {fold} is finished already: {fold_folder(out, fold)}.")
@@ -88,6 +90,8 @@ def fit_fold(run: Run, index: int, cubes: Cubes) -> bool:
     model.save(folder)
     history = pd.DataFrame(keeper.history)
     write_table(folder / HISTORY, history, ("epoch", "train_loss", "val_loss"))
+    for_validation = replace(fold, test=fold.val)
+    write_predictions(folder / VALIDATION, predict_fold(model, data, cubes, run, for_validation, index))
     write_predictions(folder / PREDICTIONS, predict_fold(model, data, cubes, run, fold, index))
     record.finish(best_epoch=keeper.best_epoch, epochs=len(history))
     checkpoint.unlink(missing_ok=True)
@@ -123,9 +127,13 @@ def train_fold(
 
 def _build_task(settings: TrainingSettings, index: int, data: FoldData) -> NoduleTask:
     torch.manual_seed(int(np.random.SeedSequence((settings.seed, index, INITIAL)).generate_state(1)[0]))
-    backbone = build_backbone(settings.backbone, settings.weights, settings.image_size, settings.dropout)
+    shown = settings.shown
+    channels = shown.channels.count
+    backbone = build_backbone(settings.backbone, settings.weights, settings.image_size, settings.dropout, channels)
     freeze_all_but_last(backbone, settings.trainable_layers)
-    model = NoduleModel(backbone, settings.targets, settings.head, settings.backbone)
+    beside = data.statistics.features
+    features = len(beside.names) if beside is not None else 0
+    model = NoduleModel(backbone, settings.targets, settings.head, settings.backbone, features)
     steps = settings.epochs * data.batches_per_epoch
     return NoduleTask(model, data.statistics.intensity, settings, steps)
 
@@ -146,7 +154,8 @@ def predict_fold(model: NoduleModel, data: FoldData, cubes: Cubes, run: Run, fol
     """The test nodules' predictions as `RUN/fold_k/predictions.csv` holds them."""
     targets = run.settings.resolved_targets
     images = evaluation_images(cubes, fold.test, run.settings.views)
-    outputs = predict_nodules(model, data.statistics.intensity, images)
+    features = cubes.scaled_features(fold.test, data.statistics.features)
+    outputs = predict_nodules(model, data.statistics.intensity, images, features)
     predicted = data.statistics.scaling.to_reader_scale(outputs)
     nodules = run.cohort.loc[list(fold.test)]
     return predictions_table(nodules, index, targets, read_truth(run.cohort, fold.test, targets), predicted)

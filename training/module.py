@@ -86,20 +86,21 @@ class NoduleTask(pl.LightningModule):
         self._answers: list[tuple[Tensor, Tensor]] = []
 
     def training_step(self, batch: Sequence[Tensor], index: int) -> Tensor:
-        """Loss of one batch of HU images [image, row, column]."""
-        images_hu, wanted = batch
+        """Loss of one batch: planes [image, plane, row, column], numbers beside them, what to answer."""
+        images_hu, features, wanted = batch
         # Dropout of a step depends on (seed, epoch, step) alone, so a resumed run drops the same.
         stream = np.random.SeedSequence((self._settings.seed, self.current_epoch, index, DROPOUT))
         torch.manual_seed(int(stream.generate_state(1)[0]))
-        outputs = self.model(self._intensity.apply(images_hu, self.model.image_size)).float()
+        images = self._intensity.apply(images_hu, self.model.image_size)
+        outputs = self.model(images, features if self.model.features else None).float()
         loss = target_loss(outputs, wanted, self.model.targets, self._settings.loss)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(wanted))
         return loss
 
     def validation_step(self, batch: Sequence[Tensor], index: int) -> None:
-        """Answers for one batch of HU images [nodule, view, row, column]."""
-        images_hu, wanted = batch
-        outputs = mean_over_views(self.model, self._intensity, images_hu, self.model.image_size)
+        """Answers for one batch: planes [nodule, view, plane, row, column], numbers, what to answer."""
+        images_hu, features, wanted = batch
+        outputs = mean_over_views(self.model, self._intensity, images_hu, self.model.image_size, features)
         self._answers.append((outputs, wanted))
 
     def on_validation_epoch_end(self) -> None:

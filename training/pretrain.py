@@ -231,10 +231,10 @@ class CropData(pl.LightningDataModule):
         # Half the side, cut to whole patches.
         self._small = max(1, self._size // 2 // patch_size[0]) * patch_size[0]
         slices = [
-            take_view(cubes[name], view, index)
+            take_view(cubes.sources[name][0], view, index)
             for name in names
             for view in settings.views
-            for index in central_slices(len(cubes[name]))
+            for index in central_slices(len(cubes.sources[name][0]))
         ]
         self._intensity = Intensity.fit(np.stack(slices))
 
@@ -254,7 +254,7 @@ class CropData(pl.LightningDataModule):
         images, draws = [], []
         for index, name in enumerate(self._names):
             generator = np.random.default_rng((chosen.seed, epoch, index, CROPS))
-            images.append(self._slice(self._cubes[name], generator))
+            images.append(self._slice(self._cubes.sources[name][0], generator))
             shares = [LARGE] * GLOBAL_CROPS + [SMALL] * chosen.small_crops
             draws.append([draw_crop(generator, share) for share in shares])
         stacked = self._intensity.apply(torch.from_numpy(np.stack(images)), images[0].shape)

@@ -1,13 +1,32 @@
 """Every setting that decides a training: one record, shared by `train` and `crossval`; its fields are their options."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lidc_cdam.backbones import BACKBONES
+from lidc_cdam.channels import SLICE, Channels
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.geometry import VIEWS
 from lidc_cdam.vocabulary import MALIGNANCY, Target, resolve_targets
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a model is shown of a nodule: the channels of its images, and perhaps radiomics beside them."""
+
+    channels: Channels = SLICE
+    radiomics: bool = False
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Shown":
+        """That of a run's `config.yaml`."""
+        return cls(Channels.of(config), bool(config.get("radiomics", False)))
+
+
+PLAIN = Shown()
+"""One slice, nothing beside it."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +56,16 @@ class TrainingSettings:
     indeterminate: bool = False
     """Whether biomarkers are also learnt from nodules of undecided malignancy (the readers' median is 3), of patients
     that neither validate nor test."""
+    stack: Literal["slice", "adjacent"] = "slice"
+    """Grey channels of the input: slice, three times the same; adjacent, the slice and a neighbour on either side."""
+    stack_step: int = 3
+    """Slices between the channels of adjacent, at least 1."""
+    mask_channel: bool = False
+    """Whether a fourth channel shows the readers' consensus, so that new nodules must be outlined before they can be
+    predicted; every result must say so."""
+    radiomics: bool = False
+    """Whether a second head adds what the radiomics of the readers' consensus say; maps then explain the image's part
+    alone, and every result must say so."""
     flips: bool = False
     """Whether training also mirrors images at random (the paper only turns them)."""
     epochs: int = 50
@@ -91,8 +120,8 @@ class TrainingSettings:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise LidcCdamError(f"--{_flag(name)} must be a number above 0; got {value}.")
-        least = {"epochs": 1, "batch_size": 1, "cycles": 1, "patience": 1, "image_size": 1, "trainable_layers": 0}
-        for name, lowest in (least | {"weight_decay": 0, "seed": 0}).items():
+        least = dict.fromkeys(("epochs", "batch_size", "stack_step", "cycles", "patience", "image_size"), 1)
+        for name, lowest in (least | dict.fromkeys(("trainable_layers", "weight_decay", "seed"), 0)).items():
             value = getattr(self, name)
             if value is not None and value < lowest:
                 raise LidcCdamError(f"--{_flag(name)} must be at least {lowest}; got {value}.")
@@ -101,6 +130,11 @@ class TrainingSettings:
     def resolved_targets(self) -> tuple[Target, ...]:
         """The targets' records in output order."""
         return resolve_targets(self.targets)
+
+    @property
+    def shown(self) -> "Shown":
+        """What the model is shown of a nodule."""
+        return Shown(Channels(self.stack, self.stack_step, self.mask_channel), self.radiomics)
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain values, targets resolved to their keys."""

@@ -69,9 +69,8 @@ def sweep(
     ranges = read_space(space, settings)
     run = open_run(data, out, settings, splits, STAGE, {"space": {key: one.as_dict() for key, one in ranges.items()}})
     folds = [run.fold(index) for index in range(len(run.splits.folds))]
-    cubes = read_cubes(
-        data, list(dict.fromkeys(key for fold in folds for part in (fold.train, fold.val) for key in part))
-    )
+    names = dict.fromkeys(key for fold in folds for part in (fold.train, fold.val) for key in part)
+    cubes = read_cubes(data, list(names), settings.shown, out)
     with _quiet_optuna():
         search = Search(_open_study(out), run, cubes, ranges)
         search.release_dead()

@@ -16,6 +16,7 @@ On the 869 nodules of preset `all` they give the figures of the table in the doc
 
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -92,18 +93,36 @@ def reader_auc(readings: pd.DataFrame, nodule_ids: Collection[str] | None = None
         nodule_ids: nodules to look at; all by default.
     """
     chosen = readings if nodule_ids is None else readings[readings["nodule_id"].isin(set(nodule_ids))]
-    scores, medians = [], []
-    for _, rated in chosen.groupby("nodule_id")[MALIGNANCY.key]:
-        ratings = rated.to_numpy(dtype=np.float64)
-        if len(ratings) > 1:
-            scores += list(ratings)
-            medians += [float(np.median(np.delete(ratings, index))) for index in range(len(ratings))]
-    others = np.array(medians)
-    known = others != 3
-    if not known.any():
+    pairs = against_others(chosen, MALIGNANCY.key, "median")
+    pairs = pairs[pairs["others"] != 3]
+    if pairs.empty:
         return float("nan")
-    figure = weighted.auc(np.array(scores)[known], (others[known] > 3).astype(np.float64))
-    return float(figure(np.ones((1, int(known.sum()))))[0])
+    label = (pairs["others"] > 3).to_numpy(dtype=np.float64)
+    figure = weighted.auc(pairs["own"].to_numpy(dtype=np.float64), label)
+    return float(figure(np.ones((1, len(pairs))))[0])
+
+
+def against_others(readings: pd.DataFrame, key: str, centre: Literal["mean", "median"]) -> pd.DataFrame:
+    """Each reading of one quantity beside the mean or the median of the other readings of its nodule.
+
+    Args:
+        readings: the table `readings.csv`; a nodule with one reading has no others and is left out.
+        key: the quantity.
+        centre: of the others.
+
+    Returns:
+        `nodule_id`, `own` and `others`, one row per reading.
+    """
+    known = readings.dropna(subset=[key])
+    rows: list[tuple[str, float, float]] = []
+    for nodule_id, values in known.groupby("nodule_id", sort=False)[key]:
+        own = values.to_numpy(dtype=np.float64)
+        rest = [np.delete(own, index) for index in range(len(own)) if len(own) > 1]
+        rows += [
+            (str(nodule_id), value, float(np.mean(others) if centre == "mean" else np.median(others)))
+            for value, others in zip(own, rest, strict=False)
+        ]
+    return pd.DataFrame(rows, columns=["nodule_id", "own", "others"])
 
 
 def _pair_differences(values: pd.Series, nodules: pd.Series) -> Float[np.ndarray, " pair"]:

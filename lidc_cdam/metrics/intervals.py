@@ -92,7 +92,7 @@ def bootstrap(
 def interval(statistic: Statistic, weights: Weights, level: float = LEVEL) -> Interval:
     """`bootstrap` on replicates already drawn, for many statistics of the same nodules."""
     value = statistic(np.ones((1, weights.shape[1])))[0]
-    return _percentiles(float(value), statistic(weights), level)
+    return percentiles(float(value), statistic(weights), level)
 
 
 def difference(first: Statistic, second: Statistic) -> Statistic:
@@ -116,7 +116,7 @@ def column_means(values: Float[np.ndarray, "nodule column"], weights: Weights, l
 
     whole = means(np.ones((1, len(values))))[0]
     drawn = means(weights)
-    return [_percentiles(float(value), column, level) for value, column in zip(whole, drawn.T, strict=True)]
+    return [percentiles(float(value), column, level) for value, column in zip(whole, drawn.T, strict=True)]
 
 
 def ratio(
@@ -129,7 +129,8 @@ def ratio(
     return quotient
 
 
-def _percentiles(value: float, drawn: Float[np.ndarray, " replicate"], level: float) -> Interval:
+def percentiles(value: float, drawn: Float[np.ndarray, " replicate"], level: float = LEVEL) -> Interval:
+    """The interval of a figure from its replicates; those that are NaN are left out and counted."""
     defined = drawn[~np.isnan(drawn)]
     skipped = len(drawn) - len(defined)
     if not len(defined):

@@ -66,14 +66,18 @@ def average_precision(scores: Values, labels: Values) -> Statistic:
 
 def z_mse(predicted: Values, true: Values) -> Statistic:
     """Mean squared error over the (population) variance of the true values of the same nodules: 1 - R2."""
-    squares = (np.asarray(predicted, dtype=np.float64) - true) ** 2
+    return scaled_error((np.asarray(predicted, dtype=np.float64) - true) ** 2, true)
+
+
+def scaled_error(squares: Values, true: Values) -> Statistic:
+    """Mean of per-nodule squared errors over the (population) variance of the true values of the same nodules."""
     # Centred first: the variance as a difference of moments then loses no digits.
-    centred = np.asarray(true, dtype=np.float64) - np.mean(true)
+    errors, centred = np.asarray(squares, dtype=np.float64), np.asarray(true, dtype=np.float64) - np.mean(true)
 
     def figure(weights: Weights) -> Float[np.ndarray, " replicate"]:
         total = weights.sum(1)
         variance = ratio(weights @ centred**2, total) - ratio(weights @ centred, total) ** 2
-        return ratio(ratio(weights @ squares, total), np.where(variance > 1e-12, variance, 0.0))
+        return ratio(ratio(weights @ errors, total), np.where(variance > 1e-12, variance, 0.0))
 
     return figure
 
@@ -82,6 +86,31 @@ def r2(predicted: Values, true: Values) -> Statistic:
     """Coefficient of determination."""
     unexplained = z_mse(predicted, true)
     return lambda weights: 1 - unexplained(weights)
+
+
+def icc(first: Values, second: Values) -> Statistic:
+    """Absolute agreement of two columns, ICC(A,1): two-way, single measure (McGraw & Wong 1996, table 4).
+
+    With n nodules, k = 2 columns and the mean squares of rows, columns and error:
+
+        ICC(A,1) = (MSR - MSE) / (MSR + (k - 1) MSE + k (MSC - MSE) / n)
+    """
+    columns = [np.asarray(values, dtype=np.float64) for values in (first, second)]
+    centre = float(np.mean(columns))
+    sums, gaps = (columns[0] + columns[1]) / 2 - centre, columns[0] - columns[1]
+
+    def figure(weights: Weights) -> Float[np.ndarray, " replicate"]:
+        count = weights.sum(1)
+        means = [ratio(weights @ each, count) for each in (sums, gaps)]
+        spread = [
+            np.maximum(weights @ each**2 - count * mean**2, 0) for each, mean in zip((sums, gaps), means, strict=True)
+        ]
+        rows, error = (ratio(each, count - 1) for each in (2 * spread[0], spread[1] / 2))
+        between = count * means[1] ** 2 / 2
+        whole = rows + error + ratio(2 * (between - error), count)
+        return ratio(rows - error, np.where(whole > 1e-12, whole, 0.0))
+
+    return figure
 
 
 def spearman(predicted: Values, true: Values) -> Statistic:

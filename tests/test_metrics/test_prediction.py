@@ -8,14 +8,8 @@ from torchmetrics.functional import classification, regression
 
 from lidc_cdam.artifacts import Fold, Splits
 from lidc_cdam.errors import LidcCdamError
-from lidc_cdam.metrics.prediction import (
-    best_constant,
-    best_threshold,
-    classification_statistics,
-    regression_statistics,
-    ruler_hits,
-    summarise,
-)
+from lidc_cdam.metrics.prediction import classification_statistics, regression_statistics, summarise
+from lidc_cdam.metrics.ruler import commonest_step, constant_statistics, ruler_hits
 from lidc_cdam.vocabulary import BIOMARKERS, RATINGS, TARGETS
 
 COUNT = 60
@@ -104,21 +98,6 @@ def test_within_1_takes_thirds_as_exact() -> None:
     assert regression_statistics(true - 1.001, true)["within_1"](np.ones((1, 3)))[0] == 0
 
 
-def test_best_constant_beats_every_other() -> None:
-    true = np.round(np.random.default_rng(3).gamma(2, 1, 80) * 3) / 3
-    own = (np.abs(true - best_constant(true)) <= 1 + 1e-9).mean()
-    assert all((np.abs(true - other) <= 1 + 1e-9).mean() <= own for other in np.arange(0, 10, 1 / 30))
-
-
-def test_best_threshold_beats_every_other() -> None:
-    rng = np.random.default_rng(4)
-    label = (rng.random(80) < 0.5).astype(float)
-    values = np.round(label + rng.normal(size=80), 1)
-    own = ((values > best_threshold(values, label)) == label).mean()
-    assert all(((values > other) == label).mean() <= own for other in np.arange(-5, 5, 0.05))
-    assert best_threshold(np.array([1.0, 2, 3, 4]), np.array([0.0, 0, 1, 1])) == 2.5
-
-
 def test_ruler_threshold_never_sees_the_test_fold(
     predictions: pd.DataFrame, cohort: pd.DataFrame, splits: Splits
 ) -> None:
@@ -144,7 +123,9 @@ def test_summary_is_json_and_complete(
             assert interval["low"] <= interval["value"] <= interval["high"], name
     own = [summary["metrics"][biomarker.key]["z_mse"]["value"] for biomarker in BIOMARKERS]
     assert summary["metrics"]["biomarkers"]["mean_z_mse"]["value"] == pytest.approx(np.mean(own))
-    assert set(summary["baselines"]) == {"ruler", "model_minus_ruler", "commoner_class", "best_constant"}
+    readers = {"one_reader", "model_against_other_readers", "model_minus_one_reader", "noise_floor"}
+    assert set(summary["baselines"]) == {"ruler", "model_minus_ruler", "commoner_class", "best_constant"} | readers
+    assert sum(each["nodules"] for each in summary["calibration"]["malignancy"]) == COUNT
     assert set(summary["baselines"]["ruler"]["malignancy"]) == {"accuracy", "balanced_accuracy", "auc"}
     assert summary["baselines"]["best_constant"]["texture"]["within_1"]["value"] <= 1
     assert set(summary["noise_floor"]) == {*TARGETS, "biomarkers"}
@@ -167,7 +148,8 @@ def test_one_fold_and_one_target_are_enough(
     part = predictions.loc[predictions["fold"] == 1, names].head(3)
     summary = summarise(part, cohort, readings, splits, replicates=50)
     assert list(summary["metrics"]) == ["margin"]
-    assert list(summary["baselines"]) == ["best_constant"]
+    assert list(summary["baselines"]["best_constant"]) == ["margin"]
+    assert "ruler" not in summary["baselines"]
     json.dumps(summary, allow_nan=False)
 
 
@@ -197,3 +179,49 @@ def test_the_unread_frame_is_named_where_there_is_one(
     assert summary["baselines"]["unread_frame"]["malignancy"]["auc"]["value"] == 1
     read_in_full = dict.fromkeys(telling, 0.0)
     assert "unread_frame" not in summarise(predictions, cohort, readings, splits, read_in_full, 50)["baselines"]
+
+
+def test_a_rival_is_paired_by_nodule_whatever_its_order(
+    predictions: pd.DataFrame, cohort: pd.DataFrame, readings: pd.DataFrame, splits: Splits
+) -> None:
+    same = predictions.sample(frac=1, random_state=0)
+    worse = predictions.assign(margin_predicted=predictions["margin_predicted"] + 1)
+    rivals = {"same": same, "worse": worse[["nodule_id", "margin_true", "margin_predicted"]]}
+    summary = summarise(predictions, cohort, readings, splits, replicates=50, rivals=rivals)["baselines"]
+    for figures in summary["model_minus_same"].values():
+        for figure in figures.values():
+            assert [figure[end] for end in ("low", "value", "high")] == pytest.approx([0, 0, 0], abs=1e-9)
+    assert list(summary["worse"]) == ["margin"]
+    assert summary["model_minus_worse"]["margin"]["z_mse"]["high"] < 0
+
+
+def test_a_nodule_without_a_label_counts_for_the_other_targets_alone(
+    predictions: pd.DataFrame, cohort: pd.DataFrame, readings: pd.DataFrame, splits: Splits
+) -> None:
+    cohort.loc["n00", "label"] = np.nan
+    part = predictions.assign(malignancy_true=predictions["malignancy_true"].where(predictions["nodule_id"] != "n00"))
+    found = summarise(part, cohort, readings, splits, replicates=50)
+    alone = summarise(part.iloc[1:], cohort, readings, splits, replicates=50)
+    for place in ("metrics", "baselines"):
+        chosen = [
+            (each[place] if place == "metrics" else each[place]["ruler"])["malignancy"] for each in (found, alone)
+        ]
+        values = [{name: figure["value"] for name, figure in each.items() if name != "ece"} for each in chosen]
+        assert values[0] == pytest.approx(values[1])
+    assert found["metrics"]["margin"]["mae"]["value"] != alone["metrics"]["margin"]["mae"]["value"]
+
+
+def test_a_prediction_that_is_not_a_number_is_refused(
+    predictions: pd.DataFrame, cohort: pd.DataFrame, readings: pd.DataFrame, splits: Splits
+) -> None:
+    predictions.loc[3, "margin_predicted"] = np.nan
+    with pytest.raises(LidcCdamError, match="margin for n03 is not; delete fold_1 of the run and train it again"):
+        summarise(predictions, cohort, readings, splits)
+
+
+def test_exact_is_the_nearest_step_and_its_constant_the_commonest() -> None:
+    true = np.array([2.5, 3.0, 3.25, 4.0, 1.0])
+    figures = regression_statistics(np.array([3.4, 2.4, 3.49, 3.6, 1.6]), true)
+    assert figures["exact"](np.ones((1, 5)))[0] == pytest.approx(3 / 5)
+    assert constant_statistics(true)["exact"](np.ones((1, 5)))[0] == pytest.approx(3 / 5)
+    assert commonest_step(true) == 3

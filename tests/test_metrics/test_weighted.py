@@ -16,6 +16,17 @@ TRUE = np.round(RNG.normal(3, 1, size=60) * 3) / 3
 PREDICTED = np.round(TRUE + RNG.normal(size=60), 1)
 WEIGHTS = draw_weights([f"p{index // 2}" for index in range(60)], 30, seed=1)
 
+
+def two_way_anova(true: np.ndarray, predicted: np.ndarray) -> float:
+    """ICC(A,1) from the sums of squares of a nodule x column table (McGraw & Wong 1996)."""
+    table = np.stack([true, predicted], axis=1)
+    n, k = table.shape
+    rows = k * ((table.mean(1) - table.mean()) ** 2).sum() / (n - 1)
+    columns = n * ((table.mean(0) - table.mean()) ** 2).sum() / (k - 1)
+    error = ((table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()) ** 2).sum() / ((n - 1) * (k - 1))
+    return float((rows - error) / (rows + (k - 1) * error + k * (columns - error) / n))
+
+
 CLASSES: list[tuple[Statistic, Callable[..., float], np.ndarray, np.ndarray]] = [
     (weighted.auc(SCORE, LABEL), metrics.roc_auc_score, LABEL, SCORE),
     (weighted.average_precision(SCORE, LABEL), metrics.average_precision_score, LABEL, SCORE),
@@ -38,6 +49,7 @@ CLASSES: list[tuple[Statistic, Callable[..., float], np.ndarray, np.ndarray]] = 
         TRUE,
         PREDICTED,
     ),
+    (weighted.icc(PREDICTED, TRUE), two_way_anova, TRUE, PREDICTED),
 ]
 
 
@@ -68,3 +80,10 @@ def test_auc_only_sees_the_order() -> None:
     weights = np.ones((1, 60))
     assert weighted.auc(SCORE, LABEL)(weights) == weighted.auc(np.exp(SCORE), LABEL)(weights)
     assert weighted.auc(SCORE, LABEL)(weights)[0] == pytest.approx(1 - weighted.auc(-SCORE, LABEL)(weights)[0])
+
+
+def test_icc_sees_an_offset_that_a_correlation_does_not() -> None:
+    weights = np.ones((1, 60))
+    assert weighted.icc(TRUE, TRUE)(weights)[0] == pytest.approx(1)
+    assert weighted.icc(TRUE + 2, TRUE)(weights)[0] < 0.5 < weighted.spearman(TRUE + 2, TRUE)(weights)[0]
+    assert np.isnan(weighted.icc(np.ones(60), np.ones(60))(weights)[0])

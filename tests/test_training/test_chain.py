@@ -13,6 +13,7 @@ FAULTS = {
     "full disk": (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
     "Ctrl-C": (KeyboardInterrupt(), "interrupted; what is finished is kept"),
 }
+FEW_TREES = ["--trees", "5"]
 STEPS = ("crossval", "explain", "evaluate", "report")
 
 
@@ -20,7 +21,7 @@ def words(step: str, data: Path, root: Path) -> list[str]:
     """A step's command line."""
     run = root / "run"
     options = {
-        "crossval": ["--data", data, "--out", run, "--targets", "malignancy,diameter", "--epochs", "1"],
+        "crossval": ["--data", data, "--out", run, "--targets", "malignancy,diameter", "--epochs", "1", *FEW_TREES],
         "explain": ["--run", run],
         "evaluate": ["--run", run, "--fidelity-nodules", "1", "--steps", "2", "--replicates", "20"],
         "report": ["--run", run, "--out", root / "report"],

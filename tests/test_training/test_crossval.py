@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from sklearn.metrics import roc_auc_score
 
 from lidc_cdam import provenance
 from lidc_cdam.artifacts import read_cohort, read_predictions
@@ -17,16 +18,17 @@ from training.results import told_summary
 from training.settings import TrainingSettings
 
 SETTINGS = TrainingSettings(targets="joint", epochs=1, batch_size=8, views=["axial"])
+TREES = 5
 
 
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory):
     """A finished run of both folds, filled one fold at a time."""
     out = tmp_path_factory.mktemp("crossval") / "run"
-    crossval(data, out, SETTINGS, folds=[1])
+    crossval(data, out, SETTINGS, folds=[1], trees=TREES)
     first = json.loads((out / "summary.json").read_text())
     assert (first["folds"], first["missing_folds"]) == ([1], [0])
-    crossval(data, out, SETTINGS)
+    crossval(data, out, SETTINGS, trees=TREES)
     return out
 
 
@@ -53,6 +55,48 @@ def test_the_summary_covers_every_target(run):
     assert set(SETTINGS.targets) <= set(summary["metrics"])
 
 
+def test_baselines_and_the_bottleneck_stand_beside_the_model(run):
+    summary = json.loads((run / "summary.json").read_text())
+    pooled = read_predictions(run / "predictions.csv")
+    assert (summary["absent"], summary["radiomics_trees"]) == ({}, TREES)
+    for name in ("radiomics", "readers_logistic"):
+        table = read_predictions(run / "baselines" / f"{name}.csv")
+        assert list(table["nodule_id"]) == list(pooled["nodule_id"])
+        auc = roc_auc_score(table["malignancy_true"], table["malignancy_predicted"])
+        assert summary["baselines"][name]["malignancy"]["auc"]["value"] == pytest.approx(auc)
+        own = summary["metrics"]["malignancy"]["auc"]["value"]
+        difference = summary["baselines"][f"model_minus_{name}"]["malignancy"]["auc"]["value"]
+        assert difference == pytest.approx(own - auc)
+    table = read_predictions(run / "bottleneck.csv")
+    auc = roc_auc_score(table["malignancy_true"], table["malignancy_predicted"])
+    assert summary["bottleneck"]["metrics"]["auc"]["value"] == pytest.approx(auc)
+    assert summary["bottleneck"]["bottleneck_minus_model"]["auc"]["value"] == pytest.approx(auc - own)
+    assert len(summary["bottleneck"]["interventions"]["in_order"]) == 8
+
+
+def test_a_run_outlives_what_its_baselines_lack(data, run, tmp_path, capsys):
+    folder, again = shutil.copytree(data, tmp_path / "data"), shutil.copytree(run, tmp_path / "run")
+    for name in ("summary.json", "radiomics.csv", "bottleneck.csv"):
+        (again / name).unlink()
+    shutil.rmtree(folder / "masks")
+    crossval(folder, again, SETTINGS, trees=TREES)
+    told = capsys.readouterr().out
+    assert told.count("kept from before") == 2
+    assert "No radiomics: " in told
+    assert "is missing; run `lidc-cdam extract` again." in told
+    summary, before = (json.loads((place / "summary.json").read_text()) for place in (again, run))
+    assert summary["metrics"] == before["metrics"]
+    assert "radiomics" not in summary["baselines"]
+    assert summary["bottleneck"]["metrics"] == before["bottleneck"]["metrics"]
+    assert not (again / "baselines" / "radiomics.csv").exists()
+
+
+def test_a_negative_number_of_trees_is_refused(data, tmp_path):
+    with pytest.raises(LidcCdamError, match="--trees must be at least 0"):
+        crossval(data, tmp_path / "run", SETTINGS, trees=-1)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_config_is_resolved_and_can_be_run_again(data, run):
     stored = yaml.safe_load((run / "config.yaml").read_text())
     assert (stored.pop("data"), stored.pop("splits")) == (str(data), str(data / "splits.json"))
@@ -62,25 +106,25 @@ def test_the_config_is_resolved_and_can_be_run_again(data, run):
 def test_a_finished_run_says_so_and_does_nothing(data, run, monkeypatch, capsys):
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     monkeypatch.setattr(NoduleTask, "training_step", lambda *_: pytest.fail("trained again"))
-    crossval(data, run, SETTINGS)
+    crossval(data, run, SETTINGS, trees=TREES)
     assert capsys.readouterr().out == f"All 2 folds are finished already: {run / 'summary.json'}.\n"
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
 def test_a_run_of_another_task_is_refused(data, run):
     with pytest.raises(LidcCdamError, match=r"was made by `crossval` with targets = .*choose another --out"):
-        crossval(data, run, TrainingSettings(**{**SETTINGS.as_dict(), "targets": "malignancy"}))
+        crossval(data, run, TrainingSettings(**{**SETTINGS.as_dict(), "targets": "malignancy"}), trees=TREES)
 
 
 def test_a_wrong_fold_is_refused_before_anything_is_trained(data, tmp_path):
     with pytest.raises(LidcCdamError, match="A fold must be one of 0 to 1, the folds of the splits; got 7"):
-        crossval(data, tmp_path / "run", SETTINGS, folds=[0, 7])
+        crossval(data, tmp_path / "run", SETTINGS, folds=[0, 7], trees=TREES)
     assert not (tmp_path / "run" / "fold_0").exists()
 
 
 def test_no_fold_at_all_is_told(data, tmp_path):
     with pytest.raises(LidcCdamError, match="--folds must name at least one fold, from 0 to 1; got none"):
-        crossval(data, tmp_path / "run", SETTINGS, folds=[])
+        crossval(data, tmp_path / "run", SETTINGS, folds=[], trees=TREES)
 
 
 def test_the_frame_of_cut_outs_is_printed_beside_the_ruler_and_only_where_there_is_one():
@@ -94,7 +138,7 @@ def test_the_frame_of_cut_outs_is_printed_beside_the_ruler_and_only_where_there_
 
 
 def test_the_table_is_printed_with_intervals(data, tmp_path, capsys):
-    crossval(data, tmp_path / "run", SETTINGS, folds=[0])
+    crossval(data, tmp_path / "run", SETTINGS, folds=[0], trees=TREES)
     told = capsys.readouterr().out
     assert "mean reader diameter with one threshold" in told
     assert "readers' noise floor" in told

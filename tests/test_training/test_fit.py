@@ -23,7 +23,7 @@ from training.run import open_run
 from training.settings import TrainingSettings
 
 SETTINGS = TrainingSettings(epochs=3, batch_size=4, views=["axial"], dropout=0.1, max_lr=2e-3)
-FILES = ("model.safetensors", "model.json", "statistics.json", "history.csv", "predictions.csv")
+FILES = ("model.safetensors", "model.json", "statistics.json", "history.csv", "predictions.csv", "validation.csv")
 
 
 @pytest.fixture(scope="module")
@@ -138,14 +138,15 @@ def test_nothing_is_written_outside_the_run(data, tmp_path, monkeypatch, capsys)
     assert told.out.startswith("Fold 0: epoch 0 of 1 is best on validation (loss ")
 
 
-def test_the_reloaded_model_reproduces_its_predictions(data, finished):
+@pytest.mark.parametrize(("name", "role"), [("predictions.csv", "test"), ("validation.csv", "val")])
+def test_the_reloaded_model_reproduces_its_predictions(data, finished, name, role):
     model, statistics = NoduleModel.load(finished), Statistics.read(finished / "statistics.json")
-    table = pd.read_csv(finished / "predictions.csv", dtype=str)
+    table = pd.read_csv(finished / name, dtype=str)
     images = evaluation_images(read_cubes(data, list(table["nodule_id"])), list(table["nodule_id"]), ["axial"])
     outputs = predict_nodules(model, statistics.intensity, images)
     printed = [float(text) for text in table["malignancy_predicted"]]
     assert np.array_equal(statistics.scaling.to_reader_scale(outputs)[:, 0], printed)
-    assert tuple(table["nodule_id"]) == read_splits(data / "splits.json").folds[0].test
+    assert tuple(table["nodule_id"]) == getattr(read_splits(data / "splits.json").folds[0], role)
 
 
 def test_the_weights_are_those_of_the_best_validation_epoch(data, tmp_path, monkeypatch):

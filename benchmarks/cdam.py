@@ -191,16 +191,18 @@ def table(names: list[str], batches: list[int], rounds: int, device: str) -> Non
 
 def curves(rounds: int, device: str) -> None:
     """Time over the number of targets, and of tokens."""
-    rows = []
+    rows: list[tuple[object, ...]] = []
     quick = ["forward", "cdam", "integrated_cdam", "smooth_cdam"]
     for targets in (1, 2, 4, 8, 16, 32, 64):
         found = ratios([*quick, "published"], *world("dino_vits16", 1, targets, device=device), rounds)
         rows += [("targets", targets, method, f"{ratio:.3f}") for method, (_, ratio) in found.items()]
+        print(*rows[-5:], flush=True)
     for side in (64, 128, 224, 320, 568):
         model, images = world("dino_vits8", 1, 8, side, device)
-        found = ratios(quick, model, images, rounds if side < 500 else 3)
+        found = ratios(quick, model, images, rounds if side < 500 else 1)
         tokens = (side // 8) ** 2 + 1
         rows += [("tokens", tokens, method, f"{ratio:.3f}") for method, (_, ratio) in found.items()]
+        print(*rows[-4:], flush=True)
     write(DOCS / "cdam_curves.csv", "over count method time_ratio", rows)
     draw(rows)
 

@@ -84,7 +84,7 @@ def measure(root: Path, data: Path, workers: int) -> dict[str, float]:
     watch.start()
     before = psutil.Process().io_counters().read_chars
     clock, used = time.perf_counter(), time.process_time()
-    with patch.object(stage, "index_series", timed_index):
+    with patch.object(jobs, "index_series", timed_index):
         stage.extract(data, dicom=root, workers=Workers(workers))
     clock, used = time.perf_counter() - clock, time.process_time() - used
     over.set()

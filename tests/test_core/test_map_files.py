@@ -1,3 +1,5 @@
+import gzip
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -66,7 +68,7 @@ def test_a_crops_digest_is_that_of_its_voxels_and_place(tmp_path):
     write_crop(tmp_path, "a", Crop(hu, readers, ORIGIN_MM))
     first = crop_digest(tmp_path, "a")
     path = crop_path(tmp_path, "a")
-    sitk.WriteImage(sitk.ReadImage(str(path)), str(path), useCompression=True, compressionLevel=1)
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()), 9))
     assert crop_digest(tmp_path, "a") == first
     for other in (Crop(hu + 1, readers, ORIGIN_MM), Crop(hu, readers, (0.0, 0.0, 0.0))):
         write_crop(tmp_path, "a", other)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
-from lidc_cdam.geometry import origin_of_cube, take_view
+from lidc_cdam.geometry import Grid, origin_of_cube, take_view
 
 
 def test_a_wrong_shape_is_refused():
@@ -18,4 +18,4 @@ def test_a_wrong_type_is_refused():
 
 
 def test_a_whole_number_is_a_number():
-    assert origin_of_cube((16, 16, 16), 1) == (0, 0, 0)
+    assert origin_of_cube((16, 16, 16), Grid(32, 1)) == (0, 0, 0)

@@ -21,7 +21,7 @@ from lidc_cdam.crop_files import PADDING_HU
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.geometry import Grid
 from lidc_cdam.quality import OUTSIDE_FIELD
-from preprocessing import extract
+from preprocessing import extract, jobs
 from preprocessing.annotations import Nodule, consensus, load_nodules, reader_counts
 from preprocessing.crops import CropSettings, Frame
 from preprocessing.extract import extract as run
@@ -552,7 +552,7 @@ def test_a_nodule_without_a_voxel_at_the_level_fails_alone(
         asked.append(level)
         return crop_files.marked_by(counts, readers, level) & (len(asked) > 1)
 
-    monkeypatch.setattr(extract, "marked_by", once_nobody)
+    monkeypatch.setattr(jobs, "marked_by", once_nobody)
     run(data, dicom=pristine, settings=CropSettings(consensus_level=1.0))
     assert asked == [1.0] * 3
     ((nodule_id, reason),) = failed(data).items()

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from lidc_cdam.artifacts import mask_path, predicted_keys, read_cohort, read_splits
+from lidc_cdam.artifacts import predicted_keys, read_cohort, read_splits
+from lidc_cdam.crop_files import mask_path
 from lidc_cdam.vocabulary import BIOMARKERS, MALIGNANCY, TARGETS
 from training.baselines import fit_baselines, fit_logistic
 from training.inference import predictions_table

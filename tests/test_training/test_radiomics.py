@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from lidc_cdam import provenance
-from lidc_cdam.artifacts import PADDING_HU, mask_path, read_cohort, read_crop, read_dataset, write_crop, write_dataset
+from lidc_cdam.artifacts import read_cohort, read_dataset, write_dataset
+from lidc_cdam.crop_files import PADDING_HU, mask_path, read_crop, write_crop
 from lidc_cdam.errors import LidcCdamError
 from training import radiomics
 from training.radiomics import FILE, STAGE, feature_names, radiomics_features, read_features

@@ -54,6 +54,20 @@ BACKBONES: dict[str, Backbone] = {
         image_size=32,
         arguments={"patch_size": 2, "embed_dim": 96, "depth": 4, "num_heads": 3, "mlp_ratio": 2.0},
     ),
+    # 8 x 8 tokens of 4 mm, wider and deeper: what trains best from scratch on a CPU within a quarter of an hour a fold.
+    "small": Backbone(
+        "vit_tiny_patch16_224",
+        image_size=32,
+        arguments={
+            "patch_size": 4,
+            "embed_dim": 128,
+            "depth": 6,
+            "num_heads": 4,
+            "mlp_ratio": 3.0,
+            "init_values": 0.1,
+            "drop_path_rate": 0.1,
+        },
+    ),
 }
 """Every backbone by name."""
 

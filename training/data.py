@@ -19,7 +19,7 @@ from lidc_cdam.geometry import USUAL, Grid, central_index, central_slices, take_
 from lidc_cdam.intensity import FeatureScaling, Intensity, Scaling, Statistics
 from lidc_cdam.progress import track
 from lidc_cdam.vocabulary import MALIGNANCY, Target
-from training.augment import ViewDraw, draw_epoch, order_epoch, turned
+from training.augment import ViewDraw, apply_draw, draw_epoch, order_epoch
 from training.radiomics import read_features
 from training.settings import PLAIN, Shown, TrainingSettings
 
@@ -170,7 +170,8 @@ class DrawnImages(Dataset[Example]):
         """Planes [plane, row, column], numbers, what to answer."""
         part, draw = self._part, self._draws[index]
         source = self._cubes.sources[part.nodule_ids[index]]
-        image = turned(self._cubes.channels.image(source, draw.view, draw.slice_index), draw)
+        channels = self._cubes.channels
+        image = apply_draw(channels.image(source, draw.view, draw.slice_index), draw, channels.slices)
         parts = (np.ascontiguousarray(image), part.features[index], part.wanted[index])
         return tuple(torch.from_numpy(array) for array in parts)  # type: ignore[return-value]
 
@@ -224,7 +225,7 @@ class FoldData(pl.LightningDataModule):
         """This epoch's images in this epoch's order; Lightning asks again before each epoch."""
         epoch = 0 if self.trainer is None else self.trainer.current_epoch
         chosen, count = self._settings, len(self.train.nodule_ids)
-        draws = draw_epoch(chosen.seed, epoch, count, chosen.views, chosen.flips, self.statistics.grid.side)
+        draws = draw_epoch(chosen.seed, epoch, count, chosen.views, chosen.variation, self.statistics.grid.side)
         order = order_epoch(chosen.seed, epoch, count)
         batches = [order[start : start + chosen.batch_size].tolist() for start in self._starts()]
         return DataLoader(DrawnImages(self._cubes, self.train, draws), batch_sampler=batches)

@@ -127,7 +127,7 @@ class Keeper(pl.Callback):
             )
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         if found["val_loss"] < min((row["val_loss"] for row in self.history), default=math.inf):
-            weights = pl_module.model.state_dict()  # type: ignore[union-attr]
+            weights = pl_module.chosen.state_dict()  # type: ignore[union-attr]
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
             self.best_epoch = epoch
         self.history.append({"epoch": epoch, **found, "learning_rate": rate})

@@ -1,5 +1,6 @@
 """One fold's training as Lightning sees it: loss, validation, optimiser."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -80,6 +81,8 @@ class NoduleTask(pl.LightningModule):
         """
         super().__init__()
         self.model = model
+        # A part of the module, so that it goes into the checkpoint with the rest.
+        self.averaged = copy.deepcopy(model).requires_grad_(False) if settings.average else None
         self._intensity = intensity
         self._settings = settings
         self._steps = steps
@@ -97,10 +100,23 @@ class NoduleTask(pl.LightningModule):
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(wanted))
         return loss
 
+    @property
+    def chosen(self) -> NoduleModel:
+        """What is validated and kept: the running mean of the weights where there is one."""
+        return self.model if self.averaged is None else self.averaged
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Let the running mean follow; at first it follows faster, so that it does not remember the start."""
+        if self.averaged is not None:
+            stays = min(float(self._settings.average or 0), (1 + self.global_step) / (10 + self.global_step))
+            with torch.no_grad():
+                for mean, now in zip(self.averaged.parameters(), self.model.parameters(), strict=True):
+                    mean.lerp_(now, 1 - stays)
+
     def validation_step(self, batch: Sequence[Tensor], index: int) -> None:
         """Answers for one batch: planes [nodule, view, plane, row, column], numbers, what to answer."""
         images_hu, features, wanted = batch
-        outputs = mean_over_views(self.model, self._intensity, images_hu, self.model.image_size, features)
+        outputs = mean_over_views(self.chosen, self._intensity, images_hu, self.model.image_size, features)
         self._answers.append((outputs, wanted))
 
     def on_validation_epoch_end(self) -> None:

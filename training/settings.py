@@ -10,6 +10,7 @@ from lidc_cdam.channels import SLICE, Channels
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.geometry import VIEWS
 from lidc_cdam.vocabulary import MALIGNANCY, Target, resolve_targets
+from training.augment import Variation
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,13 @@ class TrainingSettings:
     alone, and every result must say so."""
     flips: bool = False
     """Whether training also mirrors images at random (the paper only turns them)."""
+    shift: int = 0
+    """Largest shift of a training image along its rows and columns, voxels; its border is mirrored tissue."""
+    grey_jitter: float = 0.0
+    """Largest change of a training image's grey values: a gain of 1 plus or minus this, and as much of 500 HU."""
+    average: float | None = None
+    """Share of a running mean of the weights that stays in a step, such as 0.99; the mean is validated and kept. None
+    keeps the weights themselves."""
     epochs: int = 50
     """Passes over the training nodules; each draws one image per nodule."""
     batch_size: int = 32
@@ -109,9 +117,11 @@ class TrainingSettings:
         if not self.views or not set(self.views) <= set(VIEWS):
             got = ", ".join(map(repr, self.views)) or "none"
             raise LidcCdamError(f"--views must name at least one of {', '.join(VIEWS)}; got {got}.")
-        for name in ("dropout", "warm_up"):
+        for name in ("dropout", "warm_up", "grey_jitter"):
             if not 0 <= getattr(self, name) < 1:
                 raise LidcCdamError(f"--{_flag(name)} must be at least 0 and below 1; got {getattr(self, name)}.")
+        if self.average is not None and not 0 < self.average < 1:
+            raise LidcCdamError(f"--average must be above 0 and below 1; got {self.average}.")
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise LidcCdamError(f"--layer-decay must be above 0 and at most 1; got {self.layer_decay}.")
         if self.indeterminate and self.targets == [MALIGNANCY.key]:
@@ -121,7 +131,7 @@ class TrainingSettings:
             if value is not None and not 0 < value < math.inf:
                 raise LidcCdamError(f"--{_flag(name)} must be a number above 0; got {value}.")
         least = dict.fromkeys(("epochs", "batch_size", "stack_step", "cycles", "patience", "image_size"), 1)
-        for name, lowest in (least | dict.fromkeys(("trainable_layers", "weight_decay", "seed"), 0)).items():
+        for name, lowest in (least | dict.fromkeys(("trainable_layers", "weight_decay", "seed", "shift"), 0)).items():
             value = getattr(self, name)
             if value is not None and value < lowest:
                 raise LidcCdamError(f"--{_flag(name)} must be at least {lowest}; got {value}.")
@@ -135,6 +145,11 @@ class TrainingSettings:
     def shown(self) -> "Shown":
         """What the model is shown of a nodule."""
         return Shown(Channels(self.stack, self.stack_step, self.mask_channel), self.radiomics)
+
+    @property
+    def variation(self) -> Variation:
+        """How much training varies an image."""
+        return Variation(self.flips, self.shift, self.grey_jitter)
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain values, targets resolved to their keys."""

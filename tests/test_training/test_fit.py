@@ -7,10 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lidc_cdam.artifacts import read_splits, write_splits
+from lidc_cdam.backbones import build_backbone
 from lidc_cdam.cli import main
 from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.explain import explain
 from lidc_cdam.intensity import Statistics
 from lidc_cdam.model import NoduleModel
 from lidc_cdam.provenance import sha256
@@ -283,3 +286,59 @@ def test_an_unknown_or_missing_logger_is_refused_before_anything_is_trained(data
     with pytest.raises(LidcCdamError, match=r"run `pip install lidc-cdam\[log\]`"):
         train(data, tmp_path / "run", SETTINGS, log=["wandb"])
     assert not (tmp_path / "run").exists()
+
+
+RICH = TrainingSettings(
+    epochs=2,
+    batch_size=8,
+    views=["axial"],
+    targets="joint",
+    stack="adjacent",
+    mask_channel=True,
+    radiomics=True,
+    shift=2,
+    grey_jitter=0.1,
+    average=0.9,
+)
+
+
+def test_a_model_with_everything_beside_the_slice_goes_through_the_chain(data, tmp_path, monkeypatch, capsys):
+    run, crops = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(data, crops)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1, 0)
+        with pytest.raises(KeyboardInterrupt):
+            train(crops, run, RICH)
+    train(crops, run, RICH)
+    train(crops, tmp_path / "whole", RICH)
+    assert all(same_files(run / "fold_0", tmp_path / "whole" / "fold_0").values())
+    words = ["--run", str(run), "--data", str(crops), "--out", str(tmp_path / "other.csv")]
+    assert main(["predict", *words]) == 0
+    assert main(["explain", "--run", str(run), "--method", "cdam"]) == 0
+    assert (
+        main(["evaluate", "--run", str(run), "--methods", "cdam", "--fidelity-nodules", "2", "--replicates", "9"]) == 0
+    )
+    kept = pd.read_csv(run / "fold_0" / "predictions.csv").set_index("nodule_id")
+    again = pd.read_csv(tmp_path / "other.csv").set_index("nodule_id").loc[kept.index]
+    columns = [name for name in kept if name.endswith("_predicted")]
+    assert np.allclose(kept[columns], again[columns], atol=1e-5)
+
+
+def test_maps_explain_the_images_part_of_a_model_that_also_reads_numbers():
+    model = NoduleModel(build_backbone("tiny", channels=4), ["margin"], features=5).eval()
+    images, numbers = torch.randn(2, 4, 32, 32), torch.randn(2, 5)
+    torch.nn.init.normal_(model.side_head[-1].weight)
+    beside = model(images, numbers) - model(images)
+    assert torch.allclose(beside, model(torch.zeros_like(images), numbers) - model(torch.zeros_like(images)), atol=1e-6)
+    assert beside.abs().min() > 0
+    before = explain(model, images)
+    torch.nn.init.normal_(model.side_head[-1].weight)
+    assert torch.equal(explain(model, images), before)
+
+
+def test_a_further_channel_changes_nothing_until_it_is_trained(tmp_path):
+    narrow = build_backbone("tiny").eval()
+    save_file(narrow.state_dict(), tmp_path / "tiny.safetensors")
+    wide = build_backbone("tiny", tmp_path / "tiny.safetensors", channels=4).eval()
+    images = torch.randn(2, 4, 32, 32)
+    assert torch.allclose(wide(images), narrow(images[:, :3]), atol=1e-6)

@@ -75,7 +75,9 @@ def test_test_nodules_decide_nothing(data: Path, tmp_path: Path, space: str) -> 
     seen = []
     real = module.read_cubes
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "read_cubes", lambda folder, names: seen.extend(names) or real(folder, names))
+        patch.setattr(
+            module, "read_cubes", lambda folder, names, *more: seen.extend(names) or real(folder, names, *more)
+        )
         sweep(data, tmp_path / "b", SETTINGS, space, trials=1, confirm=1, splits=tmp_path / "one.json")
     assert not set(seen) & set(splits.folds[0].test)
     losses = [

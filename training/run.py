@@ -10,7 +10,7 @@ import yaml
 
 from lidc_cdam import provenance
 from lidc_cdam.artifacts import COHORT, CONFIG, SPLITS, Fold, Splits, read_cohort, read_dataset, read_splits
-from lidc_cdam.backbones import HUB
+from lidc_cdam.backbones import HUB, published_weights
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import write_text
 from lidc_cdam.geometry import Grid
@@ -104,8 +104,10 @@ def open_run(
     undecided = tuple(key for key in cohort.index[cohort["label"].isna()] if key in dataset.nodules)
     if settings.indeterminate:
         inputs["undecided"] = dataset.digest(undecided)
-    if settings.weights not in (None, HUB):
-        inputs["weights"] = _weights_file(str(settings.weights))
+    if settings.weights is not None:
+        # Found or fetched before the folder is claimed, so that a machine without a network leaves no claim behind.
+        hub = settings.weights == HUB
+        inputs["weights"] = published_weights(settings.backbone) if hub else _weights_file(str(settings.weights))
     record = provenance.begin(out, stage, {**settings.as_dict(), **(more or {})}, inputs)
     config = {"data": str(data.resolve()), "splits": str(place.resolve()), **settings.as_dict()}
     if not (out / CONFIG).exists():

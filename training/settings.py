@@ -108,6 +108,8 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", [target.key for target in resolve_targets(self.targets)])
         object.__setattr__(self, "views", list(dict.fromkeys(self.views)))
+        if str(self.weights).lower() in ("none", "null"):
+            object.__setattr__(self, "weights", None)
         if self.backbone not in BACKBONES:
             raise LidcCdamError(f"--backbone must be one of {', '.join(BACKBONES)}; got {self.backbone!r}.")
         for name, hint in get_type_hints(type(self)).items():

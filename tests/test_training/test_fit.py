@@ -342,3 +342,15 @@ def test_a_further_channel_changes_nothing_until_it_is_trained(tmp_path):
     wide = build_backbone("tiny", tmp_path / "tiny.safetensors", channels=4).eval()
     images = torch.randn(2, 4, 32, 32)
     assert torch.allclose(wide(images), narrow(images[:, :3]), atol=1e-6)
+
+
+def test_published_weights_out_of_reach_leave_no_claim(data, tmp_path, monkeypatch):
+    def unreachable(name):
+        raise LidcCdamError(f"no network for {name}")
+
+    monkeypatch.setattr("training.run.published_weights", unreachable)
+    settings = TrainingSettings(backbone="deit_small16", weights="hub", epochs=1)
+    with pytest.raises(LidcCdamError, match="no network for deit_small16"):
+        train(data, tmp_path / "run", settings)
+    assert not (tmp_path / "run").exists()
+    assert TrainingSettings(weights="none").weights is None

@@ -54,6 +54,20 @@ BACKBONES: dict[str, Backbone] = {
         image_size=32,
         arguments={"patch_size": 2, "embed_dim": 96, "depth": 4, "num_heads": 3, "mlp_ratio": 2.0},
     ),
+    # 8 x 8 tokens of 4 mm, wider and deeper: what trains best from scratch on a CPU within a quarter of an hour a fold.
+    "small": Backbone(
+        "vit_tiny_patch16_224",
+        image_size=32,
+        arguments={
+            "patch_size": 4,
+            "embed_dim": 128,
+            "depth": 6,
+            "num_heads": 4,
+            "mlp_ratio": 3.0,
+            "init_values": 0.1,
+            "drop_path_rate": 0.1,
+        },
+    ),
 }
 """Every backbone by name."""
 
@@ -63,6 +77,7 @@ def build_backbone(
     weights: str | Path | None = None,
     image_size: int | tuple[int, int] | None = None,
     dropout: float = 0.0,
+    channels: int = 3,
 ) -> VisionTransformer:
     """A vision transformer without a classifier.
 
@@ -75,6 +90,7 @@ def build_backbone(
         image_size: side, or height and width, of the input in pixels; the row's own by default.
         dropout: share of the values that training drops after the position embedding, in the projections and MLPs of
             the blocks and before the head, 0 to 1.
+        channels: of the input, at least 3; a file's weights read the first three, and those of further ones start at 0.
 
     Returns:
         The backbone with `num_classes` = 0; its `.backbone_name` is `name`.
@@ -89,12 +105,13 @@ def build_backbone(
     size = _checked_size(name, row, image_size)
     path = published_weights(name) if weights == HUB else weights
     if path is None:
-        model = _create(row, size, dropout)
+        model = _create(row, size, dropout, channels)
     else:
         # Random numbers, which the file replaces, would take longer than the file itself.
         with torch.device("meta"):
             model = _create(row, size, dropout)
         load_weights(model.to_empty(device="cpu"), name, Path(path))
+        _widen_input(model, channels)
     model.backbone_name = name
     return model
 
@@ -162,9 +179,21 @@ def _patch(architecture: str) -> int:
     return int(found.group(1)) if found else 16
 
 
-def _create(row: Backbone, size: tuple[int, int], dropout: float = 0.0) -> VisionTransformer:
+def _widen_input(backbone: VisionTransformer, channels: int) -> None:
+    """Let a backbone take more channels, which change nothing until they are trained."""
+    narrow = backbone.patch_embed.proj
+    if channels > narrow.in_channels:
+        wide = nn.Conv2d(channels, narrow.out_channels, narrow.kernel_size, narrow.stride)
+        with torch.no_grad():
+            wide.weight.zero_()[:, : narrow.in_channels] = narrow.weight
+        wide.bias = narrow.bias
+        backbone.patch_embed.proj = wide
+
+
+def _create(row: Backbone, size: tuple[int, int], dropout: float = 0.0, channels: int = 3) -> VisionTransformer:
     model: VisionTransformer = timm.create_model(
         row.architecture,
+        in_chans=channels,
         num_classes=0,
         img_size=size,
         drop_rate=dropout,

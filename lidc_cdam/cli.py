@@ -37,7 +37,9 @@ COMMANDS: dict[str, Command] = {
         "preprocessing.extract:extract", "Make 1 mm cubes and reader masks from DICOM, volumes or a pack"
     ),
     "split": Command("preprocessing.splits:split", "Divide the extracted nodules into folds"),
+    "pretrain": Command("training.pretrain:pretrain", "Train a backbone on crops without their labels (DINO)"),
     "train": Command("training.fit:train", "Train one fold", "train"),
+    "sweep": Command("training.sweep:sweep", "Search settings on validation nodules (Optuna)", "train"),
     "crossval": Command("training.crossval:crossval", "Train all folds and pool their test predictions", "train"),
     "predict": Command("training.predict:predict", "Apply a finished run to other nodules (mean over its folds)"),
     "explain": Command("lidc_cdam.explain.stage:explain_run", "Write signed maps for every target of a run"),

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,3 +60,23 @@ def read_json(path: Path) -> Any:
         raise LidcCdamError(
             f"{path} must be JSON, but it cannot be read ({error}); delete it and run its step again."
         ) from error
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[bool]:
+    """Hold a folder for this process until the block ends; the lock of a killed process is free at once.
+
+    Args:
+        folder: created if needed; its lock is the file `.held` in it.
+
+    Yields:
+        Whether it is this process's; False while another one holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".held").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True

@@ -112,24 +112,33 @@ class Intensity:
         return cls(float(scaled.mean()), float(scaled.std()) or 1.0, low_hu, high_hu)
 
     def apply(
-        self, images_hu: Real[Tensor, "image row column"], size: int | tuple[int, int]
-    ) -> Float32[Tensor, "image 3 height width"]:
-        """Clip, scale, normalise and resize (bilinear) to a backbone's input, as three equal channels.
+        self, images_hu: Real[Tensor, "image *plane row column"], size: int | tuple[int, int]
+    ) -> Float32[Tensor, "image channel height width"]:
+        """Clip, scale, normalise and resize (bilinear) to a backbone's input.
 
         Args:
-            images_hu: slices in HU.
+            images_hu: a slice per image, or planes as `channels.Channels.image` makes them: one slice or three, HU, and
+                perhaps a mask.
             size: side, or height and width, of the backbone's input in pixels.
+
+        Returns:
+            Three channels of grey values, equal where there is one slice; a mask is a fourth, -1 outside and 1 inside.
         """
         target = (size, size) if isinstance(size, int) else tuple(size)
-        scaled = (images_hu.float().clamp(self.low_hu, self.high_hu) - self.low_hu) / (self.high_hu - self.low_hu)
-        images = ((scaled - self.mean) / self.deviation)[:, None]
+        planes = images_hu[:, None] if images_hu.ndim == 3 else images_hu
+        slices = 3 if planes.shape[1] >= 3 else 1
+        scaled = (planes[:, :slices].float().clamp(self.low_hu, self.high_hu) - self.low_hu) / (
+            self.high_hu - self.low_hu
+        )
+        images = torch.cat([(scaled - self.mean) / self.deviation, planes[:, slices:].float() * 2 - 1], dim=1)
         if images.shape[-2:] != target:
             images = F.interpolate(images, target, mode="bilinear", align_corners=False, antialias=True)
-        return images.expand(-1, 3, -1, -1).contiguous()
+        grey = images[:, :slices].expand(-1, 3, -1, -1)
+        return torch.cat([grey, images[:, slices:]], dim=1).contiguous()
 
-    def invert(self, images: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image height width"]:
+    def invert(self, images: Float[Tensor, "image channel height width"]) -> Float[Tensor, "image height width"]:
         """HU of a backbone's input, inside the window and on the input's own grid (the resize is not undone)."""
-        return (images.mean(1) * self.deviation + self.mean) * (self.high_hu - self.low_hu) + self.low_hu
+        return (images[:, :3].mean(1) * self.deviation + self.mean) * (self.high_hu - self.low_hu) + self.low_hu
 
 
 @dataclass(frozen=True)
@@ -184,6 +193,37 @@ class Scaling:
 
 
 @dataclass(frozen=True)
+class FeatureScaling:
+    """Numbers beside the image, such as radiomics, as a fold's model reads them: z-scores of sign(x) log(1 + |x|)."""
+
+    names: tuple[str, ...]
+    median: tuple[float, ...]
+    """Of the training part; it stands in for what is not defined."""
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    @classmethod
+    def fit(cls, names: Sequence[str], values: Real[np.ndarray, "nodule feature"]) -> "FeatureScaling":
+        """Fit on a training part; a feature that is constant in it gets the deviation 1."""
+        median = np.nan_to_num(np.nanmedian(values, axis=0))
+        compressed = _compress(np.where(np.isnan(values), median, values))
+        deviation = compressed.std(axis=0)
+        deviation[deviation < 1e-9] = 1.0
+        columns = (median, compressed.mean(axis=0), deviation)
+        return cls(tuple(names), *(tuple(map(float, column)) for column in columns))
+
+    def apply(self, values: Real[np.ndarray, "nodule feature"]) -> Float32[np.ndarray, "nodule feature"]:
+        """What a model reads: at most 4 deviations from the mean."""
+        compressed = _compress(np.where(np.isnan(values), self.median, values))
+        return np.clip((compressed - self.mean) / self.deviation, -4, 4).astype(np.float32)
+
+
+def _compress(values: Real[np.ndarray, "nodule feature"]) -> Float[np.ndarray, "nodule feature"]:
+    compressed: np.ndarray = np.sign(values) * np.log1p(np.abs(values))
+    return compressed
+
+
+@dataclass(frozen=True)
 class Statistics:
     """`RUN/fold_k/statistics.json`: what was fitted on a fold's training part."""
 
@@ -191,6 +231,8 @@ class Statistics:
     scaling: Scaling
     grid: Grid = USUAL
     """The cubes that the fold was trained on."""
+    features: FeatureScaling | None = None
+    """Numbers beside the image, where the model has them."""
 
     def write(self, path: Path) -> None:
         """Write to `path`."""
@@ -207,7 +249,9 @@ class Statistics:
         check_schema(path, stored)
         try:
             scaling = {name: tuple(values) for name, values in stored["scaling"].items()}
-            return cls(Intensity(**stored["intensity"]), Scaling(**scaling), Grid(**stored.get("grid", {})))
+            found = stored.get("features")
+            features = found and FeatureScaling(**{name: tuple(values) for name, values in found.items()})
+            return cls(Intensity(**stored["intensity"]), Scaling(**scaling), Grid(**stored.get("grid", {})), features)
         except (KeyError, TypeError, AttributeError) as error:
             raise LidcCdamError(
                 f"{path} must hold `intensity` and `scaling` as training wrote them, but it does not ({error}); "

@@ -20,6 +20,8 @@ from lidc_cdam.weights import read_tensors
 HEADS = ("linear", "mlp")
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
+SIDE_WIDTH = 64
+"""Of the head that reads numbers beside the image."""
 
 
 def best_device() -> torch.device:
@@ -40,6 +42,7 @@ class NoduleModel(nn.Module):
         targets: Sequence[str],
         head: str = "linear",
         backbone_name: str | None = None,
+        features: int = 0,
     ) -> None:
         """Put a fresh head on a backbone.
 
@@ -48,6 +51,7 @@ class NoduleModel(nn.Module):
             targets: keys of `vocabulary.TARGETS`, in output order.
             head: `linear`, or `mlp` (linear, ReLU, linear, as wide as the latent; the paper's for biomarkers).
             backbone_name: key of `BACKBONES`, which `save` needs; known already if `build_backbone` made the backbone.
+            features: how many numbers beside the image (radiomics) a second head reads, whose outputs are added.
 
         Raises:
             LidcCdamError: an unknown target, a repeated one or none, or an unknown head.
@@ -61,6 +65,13 @@ class NoduleModel(nn.Module):
         self.backbone: Any = backbone  # a timm ViT, whose attributes no type checker knows
         width: Any = backbone.num_features
         self.head = _head(head, width, len(self.targets))
+        self.features = features
+        self.side_head = _side_head(features, len(self.targets)) if features else None
+
+    @property
+    def channels(self) -> int:
+        """Channels of the input."""
+        return int(self.backbone.patch_embed.proj.in_channels)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -77,13 +88,19 @@ class NoduleModel(nn.Module):
         latent: Tensor = self.backbone.forward_head(tokens, pre_logits=True)
         return latent
 
-    def forward(self, images: Float[Tensor, "image channel row column"]) -> Float[Tensor, "image target"]:
+    def forward(
+        self, images: Float[Tensor, "image channel row column"], features: Float[Tensor, "image feature"] | None = None
+    ) -> Float[Tensor, "image target"]:
         """Outputs on the model's own scale (logit, z-score).
 
         Args:
             images: normalised images of the size `image_size` (`intensity.Intensity.apply`).
+            features: scaled numbers beside the image (`intensity.FeatureScaling.apply`), for a model that reads some;
+                without them the outputs are the image's part alone, which is what maps explain.
         """
         outputs: Tensor = self.head(self.embed(images))
+        if self.side_head is not None and features is not None:
+            outputs = outputs + self.side_head(features)
         return outputs
 
     def save(self, folder: Path | str) -> None:
@@ -117,6 +134,8 @@ class NoduleModel(nn.Module):
             "targets": list(self.targets),
             "head": self.head_kind,
             "dropout": self.backbone.head_drop.p,
+            "channels": self.channels,
+            "features": self.features,
         }
 
     @classmethod
@@ -134,8 +153,9 @@ class NoduleModel(nn.Module):
             height, width = stored["image_size"]
             # On "meta" tensors have no values yet: random ones that the file replaces would take longest of all.
             with torch.device("meta"):
-                backbone = build_backbone(stored["backbone"], None, (height, width), stored["dropout"])
-                model = cls(backbone, stored["targets"], stored["head"])
+                channels = stored.get("channels", 3)
+                backbone = build_backbone(stored["backbone"], None, (height, width), stored["dropout"], channels)
+                model = cls(backbone, stored["targets"], stored["head"], features=stored.get("features", 0))
         except (KeyError, TypeError, ValueError) as error:
             raise LidcCdamError(
                 f"{path} must describe a model as training wrote it, but it does not ({error!r}); train the fold again."
@@ -160,6 +180,14 @@ def _checked_targets(targets: Sequence[str]) -> tuple[str, ...]:
             f"A model's targets must be different keys out of {', '.join(TARGETS)}; got {', '.join(keys) or 'none'}."
         )
     return keys
+
+
+def _side_head(features: int, outputs: int) -> nn.Module:
+    """A small network with much dropout, because radiomics are many and nodules few; it starts by adding nothing."""
+    last = nn.Linear(SIDE_WIDTH, outputs)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Dropout(0.2), nn.Linear(features, SIDE_WIDTH), nn.GELU(), nn.Dropout(0.3), last)
 
 
 def _head(kind: str, width: int, outputs: int) -> nn.Module:

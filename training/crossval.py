@@ -1,5 +1,6 @@
 """Train all folds, pool their test predictions and measure them beside other answers: stage `crossval`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import write_json
 from lidc_cdam.metrics.prediction import summarise
 from lidc_cdam.progress import say
+from lidc_cdam.runs import shown_words
 from lidc_cdam.vocabulary import MALIGNANCY, TARGETS
 from training.baselines import TREES, Baselines, baseline_path, fit_baselines
 from training.bottleneck import FILE as BOTTLENECK
 from training.bottleneck import fit_bottleneck, has_bottleneck, measure_bottleneck, write_bottleneck
 from training.data import Cubes, read_cubes
 from training.fit import fit_fold, fold_record, told_fold
+from training.loggers import check_loggers
 from training.plots import draw_figures
 from training.results import told_summary
 from training.run import Run, open_run
@@ -37,6 +40,7 @@ def crossval(
     settings: TrainingSettings,
     folds: list[int] | None = None,
     splits: Path | None = None,
+    log: list[str] | None = None,
     trees: int = TREES,
 ) -> None:
     """Train the folds one after another, pool their test predictions and measure them.
@@ -51,6 +55,7 @@ def crossval(
         settings: What to predict, with which model, learnt how.
         folds: Which folds, counted from 0, as 0,2; none trains all.
         splits: File of folds; DATA/splits.json by default.
+        log: Also log to tensorboard, mlflow or wandb (offline, in each fold's folder); history.csv is always written.
         trees: Trees in each forest of the radiomics baseline; 0 leaves that baseline out.
 
     Raises:
@@ -58,7 +63,8 @@ def crossval(
     """
     if trees < 0:
         raise LidcCdamError(f"--trees must be at least 0 (no radiomics baseline); got {trees}.")
-    run = open_run(data, out, settings, splits)
+    check_loggers(log or ())
+    run = replace(open_run(data, out, settings, splits), log=tuple(log or ()))
     if run.record.finished and (out / SUMMARY).exists():
         say(f"All {len(run.splits.folds)} folds are finished already: {out / SUMMARY}.")
         return
@@ -68,7 +74,7 @@ def crossval(
     chosen = [run.fold(index) for index in asked]
     pending = [fold for index, fold in zip(asked, chosen, strict=True) if not is_finished(run, index)]
     names = dict.fromkeys(key for fold in pending for part in (fold.train, fold.val, fold.test) for key in part)
-    _train_folds(run, asked, read_cubes(data, list(names)))
+    _train_folds(run, asked, read_cubes(data, list(names), settings.shown, out))
     pool(run, trees)
 
 
@@ -98,10 +104,13 @@ def pool(run: Run, trees: int = TREES) -> None:
     predictions = pd.concat(tables, ignore_index=True)
     write_predictions(run.out / PREDICTIONS, predictions)
     missing = [index for index in every if index not in done]
-    summary = {**_measure(run, predictions, trees), "folds": done, "missing_folds": missing}
+    shown = shown_words(run.settings.as_dict())
+    summary = {**_measure(run, predictions, trees), "shown": shown, "folds": done, "missing_folds": missing}
     write_json(run.out / SUMMARY, summary)
     figures = draw_figures(run.out, run.cohort)
     for line in told_summary(summary):
+        say(line)
+    for line in shown:
         say(line)
     say(f"{len(predictions)} nodules predicted by models that did not see them; written to {run.out / SUMMARY}.")
     say(f"{len(figures)} figures are in {figures[0].parent}." if figures else "There is nothing to draw.")

@@ -13,26 +13,57 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lidc_cdam.artifacts import Fold, read_dataset
+from lidc_cdam.channels import SLICE, Channels, Source
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.geometry import USUAL, Grid, central_index, central_slices, take_view
-from lidc_cdam.intensity import Intensity, Scaling, Statistics, read_cube
+from lidc_cdam.intensity import FeatureScaling, Intensity, Scaling, Statistics
 from lidc_cdam.progress import track
 from lidc_cdam.vocabulary import MALIGNANCY, Target
-from training.augment import ViewDraw, apply_view, draw_epoch, order_epoch
-from training.settings import TrainingSettings
-
-Cubes = Mapping[str, Int16[np.ndarray, "slice row column"]]
-"""HU cubes by `nodule_id`."""
+from training.augment import ViewDraw, apply_draw, draw_epoch, order_epoch
+from training.radiomics import read_features
+from training.settings import PLAIN, Shown, TrainingSettings
 
 
-def read_cubes(data: Path, nodule_ids: Sequence[str]) -> Cubes:
-    """The nodules' HU cubes; 64 KiB each for 32 voxels a side, so that the whole of LIDC-IDRI fits in memory.
+@dataclass(frozen=True)
+class Cubes:
+    """Nodules in memory, and what their images show of them."""
+
+    sources: Mapping[str, Source]
+    """By `nodule_id`: HU, and the consensus mask where it is shown."""
+    channels: Channels = SLICE
+    features: pd.DataFrame | None = None
+    """Numbers beside the image (radiomics) by `nodule_id`, where the model reads some."""
+
+    def evaluation_image(self, nodule_id: str, view: str) -> Int16[np.ndarray, "plane row column"]:
+        """A nodule's image at the central slice."""
+        source = self.sources[nodule_id]
+        return self.channels.image(source, view, central_index(source.shape[1]))
+
+    def scaled_features(
+        self, nodule_ids: Sequence[str], scaling: FeatureScaling | None
+    ) -> Float32[np.ndarray, "nodule feature"]:
+        """What the model reads beside the image; no column where it reads nothing."""
+        if self.features is None or scaling is None:
+            return np.zeros((len(nodule_ids), 0), dtype=np.float32)
+        return scaling.apply(self.features.loc[list(nodule_ids), list(scaling.names)].to_numpy(dtype=np.float64))
+
+
+def read_cubes(data: Path, nodule_ids: Sequence[str], shown: Shown = PLAIN, cache: Path | None = None) -> Cubes:
+    """Nodules' cubes; 64 KiB each for 32 voxels a side, so that the whole of LIDC-IDRI fits in memory.
+
+    Args:
+        data: folder of crops.
+        nodule_ids: which.
+        shown: what a model is shown of them.
+        cache: folder that keeps radiomics; the folder of crops by default.
 
     Raises:
         LidcCdamError: a crop is missing or damaged, or has another side than the folder's `dataset.json` says.
     """
     side = read_dataset(data).grid.side
-    return {nodule_id: read_cube(data, nodule_id, side) for nodule_id in track(nodule_ids, "Reading crops")}
+    sources = {key: shown.channels.read(data, key, side) for key in track(nodule_ids, "Reading crops")}
+    features = read_features(data, nodule_ids, cache or data) if shown.radiomics else None
+    return Cubes(sources, shown.channels, features)
 
 
 def column_of(target: Target) -> str:
@@ -41,9 +72,15 @@ def column_of(target: Target) -> str:
 
 
 def read_truth(
-    cohort: pd.DataFrame, nodule_ids: Sequence[str], targets: Sequence[Target]
+    cohort: pd.DataFrame, nodule_ids: Sequence[str], targets: Sequence[Target], undecided: bool = False
 ) -> Float64[np.ndarray, "nodule target"]:
     """The readers' values (label 0 / 1, mean rating, mm) of nodules.
+
+    Args:
+        cohort: the cohort table, indexed by nodule.
+        nodule_ids: which.
+        targets: columns of the result.
+        undecided: whether a nodule may have no malignancy label, which is then NaN.
 
     Raises:
         LidcCdamError: a nodule is not in the cohort or has no value.
@@ -54,8 +91,11 @@ def read_truth(
             f"The splits must name nodules of the cohort, but {missing[0]} is not in it; run `lidc-cdam split` again."
         )
     values = cohort.loc[list(nodule_ids), [column_of(target) for target in targets]].to_numpy(dtype=np.float64)
-    if np.isnan(values).any():
-        row, column = np.argwhere(np.isnan(values))[0]
+    wrong = np.isnan(values)
+    if undecided:
+        wrong &= [target is not MALIGNANCY for target in targets]
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
         raise LidcCdamError(
             f"Every nodule of the splits must have a value for {targets[column].key}, but {nodule_ids[row]} has none; "
             f"run `lidc-cdam split` again."
@@ -65,10 +105,9 @@ def read_truth(
 
 def evaluation_images(
     cubes: Cubes, nodule_ids: Sequence[str], views: Sequence[str]
-) -> Int16[np.ndarray, "nodule view row column"]:
-    """The views at the central slice that evaluation averages over, HU."""
-    chosen = (cubes[key] for key in nodule_ids)
-    return np.stack([np.stack([take_view(cube, view, central_index(len(cube))) for view in views]) for cube in chosen])
+) -> Int16[np.ndarray, "nodule view plane row column"]:
+    """The views at the central slice that evaluation averages over: HU, and a mask (0 or 1) where it is shown."""
+    return np.stack([np.stack([cubes.evaluation_image(key, view) for view in views]) for key in nodule_ids])
 
 
 def fit_statistics(
@@ -82,7 +121,7 @@ def fit_statistics(
     """Grey values and label scales of a fold's training part, and of nothing else.
 
     Args:
-        cubes: HU cubes by nodule.
+        cubes: at least the training nodules.
         train: the training nodules.
         truth: their values, in the same order.
         targets: columns of `truth`.
@@ -90,9 +129,15 @@ def fit_statistics(
         grid: of the cubes.
     """
     slices = central_slices(grid.side)
-    images = [take_view(cubes[key], view, index) for key in train for view in views for index in slices]
+    images = [take_view(cubes.sources[key][0], view, index) for key in train for view in views for index in slices]
     keys = tuple(target.key for target in targets)
-    return Statistics(Intensity.fit(np.stack(images)), Scaling.fit(keys, truth), grid)
+    features = cubes.features
+    beside = (
+        None
+        if features is None
+        else FeatureScaling.fit(list(map(str, features.columns)), features.loc[list(train)].to_numpy())
+    )
+    return Statistics(Intensity.fit(np.stack(images)), Scaling.fit(keys, truth), grid, beside)
 
 
 @dataclass(frozen=True)
@@ -102,9 +147,15 @@ class Part:
     nodule_ids: tuple[str, ...]
     wanted: Float32[np.ndarray, "nodule target"]
     """On the model's own scale (label 0 / 1, z-score)."""
+    features: Float32[np.ndarray, "nodule feature"]
+    """Numbers beside the image; perhaps none."""
 
 
-class DrawnImages(Dataset[tuple[Tensor, Tensor]]):
+Example = tuple[Tensor, Tensor, Tensor]
+"""HU image or images, numbers beside it, what to answer."""
+
+
+class DrawnImages(Dataset[Example]):
     """The images of one epoch: one draw per nodule."""
 
     def __init__(self, cubes: Cubes, part: Part, draws: Sequence[ViewDraw]) -> None:
@@ -115,25 +166,29 @@ class DrawnImages(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self._part.nodule_ids)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """HU image [row, column] and what to answer."""
-        image = apply_view(self._cubes[self._part.nodule_ids[index]], self._draws[index])
-        return torch.from_numpy(np.ascontiguousarray(image)), torch.from_numpy(self._part.wanted[index])
+    def __getitem__(self, index: int) -> Example:
+        """Planes [plane, row, column], numbers, what to answer."""
+        part, draw = self._part, self._draws[index]
+        source = self._cubes.sources[part.nodule_ids[index]]
+        channels = self._cubes.channels
+        image = apply_draw(channels.image(source, draw.view, draw.slice_index), draw, channels.slices)
+        parts = (np.ascontiguousarray(image), part.features[index], part.wanted[index])
+        return tuple(torch.from_numpy(array) for array in parts)  # type: ignore[return-value]
 
 
-class EvaluationImages(Dataset[tuple[Tensor, Tensor]]):
+class EvaluationImages(Dataset[Example]):
     """All views of each nodule at the central slice."""
 
     def __init__(self, cubes: Cubes, part: Part, views: Sequence[str]) -> None:
         self._images = torch.from_numpy(evaluation_images(cubes, part.nodule_ids, views))
-        self._wanted = torch.from_numpy(part.wanted)
+        self._features, self._wanted = torch.from_numpy(part.features), torch.from_numpy(part.wanted)
 
     def __len__(self) -> int:
         return len(self._images)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """HU images [view, row, column] and what to answer."""
-        return self._images[index], self._wanted[index]
+    def __getitem__(self, index: int) -> Example:
+        """Planes [view, plane, row, column], numbers, what to answer."""
+        return self._images[index], self._features[index], self._wanted[index]
 
 
 class FoldData(pl.LightningDataModule):
@@ -144,13 +199,17 @@ class FoldData(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         targets = settings.resolved_targets
-        truth = read_truth(cohort, fold.train, targets)
+        truth = read_truth(cohort, fold.train, targets, settings.indeterminate)
         self.statistics = fit_statistics(cubes, fold.train, truth, targets, settings.views, grid)
-        scaling = self.statistics.scaling
-        self.train = Part(fold.train, scaling.to_model(truth).astype(np.float32))
-        self.val = Part(fold.val, scaling.to_model(read_truth(cohort, fold.val, targets)).astype(np.float32))
         self._cubes = cubes
         self._settings = settings
+        self.train = self._part(fold.train, truth)
+        self.val = self._part(fold.val, read_truth(cohort, fold.val, targets))
+
+    def _part(self, nodule_ids: Sequence[str], truth: Float64[np.ndarray, "nodule target"]) -> Part:
+        wanted = self.statistics.scaling.to_model(truth).astype(np.float32)
+        features = self._cubes.scaled_features(nodule_ids, self.statistics.features)
+        return Part(tuple(nodule_ids), wanted, features)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -162,15 +221,15 @@ class FoldData(pl.LightningDataModule):
         count, size = len(self.train.nodule_ids), self._settings.batch_size
         return range(0, max(1, count - (size - 1) // 2), size)
 
-    def train_dataloader(self) -> "DataLoader[tuple[Tensor, Tensor]]":
+    def train_dataloader(self) -> "DataLoader[Example]":
         """This epoch's images in this epoch's order; Lightning asks again before each epoch."""
         epoch = 0 if self.trainer is None else self.trainer.current_epoch
         chosen, count = self._settings, len(self.train.nodule_ids)
-        draws = draw_epoch(chosen.seed, epoch, count, chosen.views, chosen.flips, self.statistics.grid.side)
+        draws = draw_epoch(chosen.seed, epoch, count, chosen.views, chosen.variation, self.statistics.grid.side)
         order = order_epoch(chosen.seed, epoch, count)
         batches = [order[start : start + chosen.batch_size].tolist() for start in self._starts()]
         return DataLoader(DrawnImages(self._cubes, self.train, draws), batch_sampler=batches)
 
-    def val_dataloader(self) -> "DataLoader[tuple[Tensor, Tensor]]":
+    def val_dataloader(self) -> "DataLoader[Example]":
         """All views of the validation nodules, in the split's order."""
         return DataLoader(EvaluationImages(self._cubes, self.val, self._settings.views), self._settings.batch_size)

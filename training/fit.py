@@ -1,5 +1,6 @@
 """Train one fold: stage `train`."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from lidc_cdam.progress import say
 from training.data import Cubes, FoldData, evaluation_images, read_cubes, read_truth
 from training.inference import predict_nodules, predictions_table
 from training.lightning import EpochBar, Keeper, build_trainer, contained, quiet
+from training.loggers import build_loggers, check_loggers
 from training.module import NoduleTask
 from training.run import Run, open_run
 from training.settings import TrainingSettings
@@ -31,7 +33,14 @@ INITIAL = 4
 """Stream of random numbers of the initial weights (`augment` and `module` have the others)."""
 
 
-def train(data: Path, out: Path, settings: TrainingSettings, fold: int = 0, splits: Path | None = None) -> None:
+def train(
+    data: Path,
+    out: Path,
+    settings: TrainingSettings,
+    fold: int = 0,
+    splits: Path | None = None,
+    log: list[str] | None = None,
+) -> None:
     """Train one fold; its best validation epoch predicts its test nodules, which never choose anything.
 
     Args:
@@ -40,13 +49,15 @@ def train(data: Path, out: Path, settings: TrainingSettings, fold: int = 0, spli
         settings: What to predict, with which model, learnt how.
         fold: Which fold, counted from 0.
         splits: File of folds; DATA/splits.json by default.
+        log: Also log to tensorboard, mlflow or wandb (offline, in the fold's folder); history.csv is always written.
 
     Raises:
         LidcCdamError: an input is missing or does not fit, or `out` holds another configuration.
     """
-    run = open_run(data, out, settings, splits)
+    check_loggers(log or ())
+    run = replace(open_run(data, out, settings, splits), log=tuple(log or ()))
     chosen = run.fold(fold)
-    if fit_fold(run, fold, read_cubes(data, [*chosen.train, *chosen.val, *chosen.test])):
+    if fit_fold(run, fold, read_cubes(data, [*chosen.train, *chosen.val, *chosen.test], settings.shown, out)):
         say(f"{told_fold(run, fold)}; written to {fold_folder(out, fold)}.")
     else:
         say(f"Fold {fold} is finished already: {fold_folder(out, fold)}.")
@@ -73,42 +84,69 @@ def fit_fold(run: Run, index: int, cubes: Cubes) -> bool:
     record = fold_record(run, index)
     if record.finished:
         return False
-    with quiet(), contained():
-        data = FoldData(cubes, run.cohort, fold, run.settings, run.grid)
-        task = _build_task(run.settings, index, data)
-        keeper = Keeper(folder / CHECKPOINT, f"Fold {index}")
-        _fit(run, index, task, data, keeper)
-    task.model.load_state_dict(keeper.best)
+    checkpoint = folder / CHECKPOINT
+    model, data, keeper = train_fold(run, index, cubes, checkpoint)
     data.statistics.write(folder / STATISTICS)
-    task.model.save(folder)
+    model.save(folder)
     history = pd.DataFrame(keeper.history)
     write_table(folder / HISTORY, history, ("epoch", "train_loss", "val_loss"))
     for_validation = replace(fold, test=fold.val)
-    validation = predict_fold(task.model.eval(), data, cubes, run, for_validation, index)
-    write_predictions(folder / VALIDATION, validation)
-    write_predictions(folder / PREDICTIONS, predict_fold(task.model.eval(), data, cubes, run, fold, index))
+    write_predictions(folder / VALIDATION, predict_fold(model, data, cubes, run, for_validation, index))
+    write_predictions(folder / PREDICTIONS, predict_fold(model, data, cubes, run, fold, index))
     record.finish(best_epoch=keeper.best_epoch, epochs=len(history))
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    checkpoint.unlink(missing_ok=True)
     return True
+
+
+def train_fold(
+    run: Run, index: int, cubes: Cubes, checkpoint: Path, callbacks: Sequence[pl.Callback] = ()
+) -> tuple[NoduleModel, FoldData, Keeper]:
+    """Train a fold, or go on with it, up to its best validation epoch; its test nodules are not looked at.
+
+    Args:
+        run: the run.
+        index: the fold, from 0.
+        cubes: HU cubes of at least the fold's training and validation nodules.
+        checkpoint: where each finished epoch is kept.
+        callbacks: what else listens to the training.
+
+    Returns:
+        The model with the best epoch's weights, in evaluation mode; the fold's data; the history.
+
+    Raises:
+        LidcCdamError: the training diverged, or the checkpoint is damaged.
+    """
+    with quiet(), contained():
+        data = FoldData(cubes, run.cohort, run.fold(index), run.settings, run.grid)
+        task = _build_task(run.settings, index, data)
+        keeper = Keeper(checkpoint, f"Fold {index}")
+        _fit(run, index, task, data, [keeper, *callbacks], checkpoint)
+    task.model.load_state_dict(keeper.best)
+    return task.model.eval(), data, keeper
 
 
 def _build_task(settings: TrainingSettings, index: int, data: FoldData) -> NoduleTask:
     torch.manual_seed(int(np.random.SeedSequence((settings.seed, index, INITIAL)).generate_state(1)[0]))
-    backbone = build_backbone(settings.backbone, settings.weights, settings.image_size, settings.dropout)
+    shown = settings.shown
+    channels = shown.channels.count
+    backbone = build_backbone(settings.backbone, settings.weights, settings.image_size, settings.dropout, channels)
     freeze_all_but_last(backbone, settings.trainable_layers)
-    model = NoduleModel(backbone, settings.targets, settings.head, settings.backbone)
+    beside = data.statistics.features
+    features = len(beside.names) if beside is not None else 0
+    model = NoduleModel(backbone, settings.targets, settings.head, settings.backbone, features)
     steps = settings.epochs * data.batches_per_epoch
     return NoduleTask(model, data.statistics.intensity, settings, steps)
 
 
-def _fit(run: Run, index: int, task: NoduleTask, data: FoldData, keeper: Keeper) -> None:
-    folder, settings = fold_folder(run.out, index), run.settings
-    label = f"Fold {index} ({index + 1} of {len(run.splits.folds)})"
-    callbacks: list[pl.Callback] = [keeper, EpochBar(label)]
-    if settings.patience is not None:
-        callbacks.append(EarlyStopping("val_loss", patience=settings.patience, check_finite=False))
-    checkpoint = folder / CHECKPOINT
-    trainer = build_trainer(settings, callbacks, folder)
+def _fit(
+    run: Run, index: int, task: NoduleTask, data: FoldData, listeners: Sequence[pl.Callback], checkpoint: Path
+) -> None:
+    callbacks = [*listeners, EpochBar(f"Fold {index} ({index + 1} of {len(run.splits.folds)})")]
+    if run.settings.patience is not None:
+        callbacks.append(EarlyStopping("val_loss", patience=run.settings.patience, check_finite=False))
+    title = f"{run.out.name}, fold {index}"
+    loggers = build_loggers(run.log, checkpoint.parent, title, run.settings.as_dict())
+    trainer = build_trainer(run.settings, callbacks, checkpoint.parent, loggers)
     trainer.fit(task, datamodule=data, ckpt_path=checkpoint if checkpoint.exists() else None)
 
 
@@ -116,7 +154,8 @@ def predict_fold(model: NoduleModel, data: FoldData, cubes: Cubes, run: Run, fol
     """The test nodules' predictions as `RUN/fold_k/predictions.csv` holds them."""
     targets = run.settings.resolved_targets
     images = evaluation_images(cubes, fold.test, run.settings.views)
-    outputs = predict_nodules(model, data.statistics.intensity, images)
+    features = cubes.scaled_features(fold.test, data.statistics.features)
+    outputs = predict_nodules(model, data.statistics.intensity, images, features)
     predicted = data.statistics.scaling.to_reader_scale(outputs)
     nodules = run.cohort.loc[list(fold.test)]
     return predictions_table(nodules, index, targets, read_truth(run.cohort, fold.test, targets), predicted)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Float64, Int16
+from jaxtyping import Float, Float32, Float64, Int16
 from torch import Tensor, nn
 
 from lidc_cdam.intensity import Intensity, Scaling
@@ -17,25 +17,33 @@ BATCH = 32
 
 
 def mean_over_views(
-    model: nn.Module, intensity: Intensity, images_hu: Tensor, size: int | tuple[int, int]
+    model: nn.Module,
+    intensity: Intensity,
+    images_hu: Tensor,
+    size: int | tuple[int, int],
+    features: Float[Tensor, "nodule feature"] | None = None,
 ) -> Float[Tensor, "nodule target"]:
     """Mean of the outputs over each nodule's views.
 
     Args:
         model: images to outputs.
         intensity: the fold's.
-        images_hu: HU [nodule, view, row, column].
+        images_hu: planes [nodule, view, plane, row, column].
         size: side, or height and width, of the model's input in pixels.
+        features: scaled numbers beside the images; none, or without a column, for a model that reads the images alone.
     """
     nodules, views = images_hu.shape[:2]
-    outputs: Tensor = model(intensity.apply(images_hu.flatten(0, 1), size))
+    images = intensity.apply(images_hu.flatten(0, 1), size)
+    beside = features.repeat_interleave(views, 0) if features is not None and features.shape[1] else None
+    outputs: Tensor = model(images) if beside is None else model(images, beside)
     return outputs.float().reshape(nodules, views, -1).mean(1)
 
 
 def predict_nodules(
     model: NoduleModel,
     intensity: Intensity,
-    images_hu: Int16[np.ndarray, "nodule view row column"],
+    images_hu: Int16[np.ndarray, "nodule view plane row column"],
+    features: Float32[np.ndarray, "nodule feature"] | None = None,
     device: torch.device | None = None,
 ) -> Float64[np.ndarray, "nodule target"]:
     """A model's outputs for nodules, in float32 whatever it was trained in; the model is left as it was."""
@@ -44,9 +52,11 @@ def predict_nodules(
     model.eval().to(place)
     try:
         with torch.inference_mode():
+            beside = np.zeros((len(images_hu), 0), np.float32) if features is None else features
+            parts = zip(*(torch.split(torch.from_numpy(part), BATCH) for part in (images_hu, beside)), strict=True)
             passes = [
-                mean_over_views(model, intensity, batch.to(place), model.image_size).cpu()
-                for batch in torch.split(torch.from_numpy(images_hu), BATCH)
+                mean_over_views(model, intensity, batch.to(place), model.image_size, numbers.to(place)).cpu()
+                for batch, numbers in parts
             ]
     finally:
         model.to(home).train(was_training)

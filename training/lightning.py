@@ -7,19 +7,19 @@ import os
 import pickle
 import signal
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins import CheckpointIO
 
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import replacing
 from lidc_cdam.progress import track
-from training.settings import TrainingSettings
 
 LOGGERS = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric")
 NOISE = (
@@ -30,6 +30,23 @@ NOISE = (
     r".*MPS available but not used.*",
 )
 """Lightning's advice that does not apply (the images are in memory, nothing is logged) and its own outdated calls."""
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """What a trainer must know of a stage's settings."""
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the data."""
+
+    @property
+    def precision(self) -> str:
+        """`auto`, `32-true` or `bf16-mixed`."""
+
+    @property
+    def clip_gradient(self) -> float | None:
+        """Largest norm of a step's gradient."""
 
 
 @contextmanager
@@ -110,7 +127,7 @@ class Keeper(pl.Callback):
             )
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         if found["val_loss"] < min((row["val_loss"] for row in self.history), default=math.inf):
-            weights = pl_module.model.state_dict()  # type: ignore[union-attr]
+            weights = pl_module.chosen.state_dict()  # type: ignore[union-attr]
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
             self.best_epoch = epoch
         self.history.append({"epoch": epoch, **found, "learning_rate": rate})
@@ -171,15 +188,17 @@ class EpochBar(pl.Callback):
             self._ticks.close()
 
 
-def precision(settings: TrainingSettings) -> str:
+def precision(settings: Fitted) -> str:
     """The arithmetic that `auto` stands for on this machine."""
     if settings.precision != "auto":
         return settings.precision
     return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
 
 
-def build_trainer(settings: TrainingSettings, callbacks: list[pl.Callback], folder: Path) -> pl.Trainer:
-    """A Lightning trainer that writes nothing of its own."""
+def build_trainer(
+    settings: Fitted, callbacks: list[pl.Callback], folder: Path, loggers: Sequence[Logger] = ()
+) -> pl.Trainer:
+    """A Lightning trainer that writes nothing of its own but what the loggers write."""
     return pl.Trainer(
         accelerator="cuda" if torch.cuda.is_available() else "cpu",
         devices=1,
@@ -188,7 +207,7 @@ def build_trainer(settings: TrainingSettings, callbacks: list[pl.Callback], fold
         callbacks=callbacks,
         plugins=[WholeCheckpoint()],
         default_root_dir=folder,
-        logger=False,
+        logger=list(loggers) or False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -1,5 +1,6 @@
 """One fold's training as Lightning sees it: loss, validation, optimiser."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,14 +31,18 @@ def target_loss(
 
     Args:
         outputs: on the model's own scale.
-        wanted: label 0 / 1 or z-score.
+        wanted: label 0 / 1 or z-score; NaN for malignancy where it is undecided, which does not count.
         keys: targets in output order.
         kind: a key of `LOSSES`.
     """
     logits = _is_logit(keys).to(outputs.device)
     parts = []
     if logits.any():
-        parts.append(F.binary_cross_entropy_with_logits(outputs[:, logits], wanted[:, logits]))
+        answers, labels = outputs[:, logits], wanted[:, logits]
+        decided = ~labels.isnan()
+        # A batch without one decided nodule adds nothing: the sum of none, over at least one.
+        losses = F.binary_cross_entropy_with_logits(answers[decided], labels[decided], reduction="sum")
+        parts.append(losses / decided.sum().clamp(min=1))
     if not logits.all():
         parts.append(LOSSES[kind](outputs[:, ~logits], wanted[:, ~logits]))
     return torch.stack(parts).mean()
@@ -76,26 +81,42 @@ class NoduleTask(pl.LightningModule):
         """
         super().__init__()
         self.model = model
+        # A part of the module, so that it goes into the checkpoint with the rest.
+        self.averaged = copy.deepcopy(model).requires_grad_(False) if settings.average else None
         self._intensity = intensity
         self._settings = settings
         self._steps = steps
         self._answers: list[tuple[Tensor, Tensor]] = []
 
     def training_step(self, batch: Sequence[Tensor], index: int) -> Tensor:
-        """Loss of one batch of HU images [image, row, column]."""
-        images_hu, wanted = batch
+        """Loss of one batch: planes [image, plane, row, column], numbers beside them, what to answer."""
+        images_hu, features, wanted = batch
         # Dropout of a step depends on (seed, epoch, step) alone, so a resumed run drops the same.
         stream = np.random.SeedSequence((self._settings.seed, self.current_epoch, index, DROPOUT))
         torch.manual_seed(int(stream.generate_state(1)[0]))
-        outputs = self.model(self._intensity.apply(images_hu, self.model.image_size)).float()
+        images = self._intensity.apply(images_hu, self.model.image_size)
+        outputs = self.model(images, features if self.model.features else None).float()
         loss = target_loss(outputs, wanted, self.model.targets, self._settings.loss)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(wanted))
         return loss
 
+    @property
+    def chosen(self) -> NoduleModel:
+        """What is validated and kept: the running mean of the weights where there is one."""
+        return self.model if self.averaged is None else self.averaged
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Let the running mean follow; at first it follows faster, so that it does not remember the start."""
+        if self.averaged is not None:
+            stays = min(float(self._settings.average or 0), (1 + self.global_step) / (10 + self.global_step))
+            with torch.no_grad():
+                for mean, now in zip(self.averaged.parameters(), self.model.parameters(), strict=True):
+                    mean.lerp_(now, 1 - stays)
+
     def validation_step(self, batch: Sequence[Tensor], index: int) -> None:
-        """Answers for one batch of HU images [nodule, view, row, column]."""
-        images_hu, wanted = batch
-        outputs = mean_over_views(self.model, self._intensity, images_hu, self.model.image_size)
+        """Answers for one batch: planes [nodule, view, plane, row, column], numbers, what to answer."""
+        images_hu, features, wanted = batch
+        outputs = mean_over_views(self.chosen, self._intensity, images_hu, self.model.image_size, features)
         self._answers.append((outputs, wanted))
 
     def on_validation_epoch_end(self) -> None:
@@ -108,5 +129,5 @@ class NoduleTask(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Optimiser, and its schedule by step."""
-        optimiser, schedule = build_optimiser(self.model.parameters(), self._settings, self._steps)
+        optimiser, schedule = build_optimiser(self.model, self._settings, self._steps)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

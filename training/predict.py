@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Int16
+from jaxtyping import Float64
 
 from lidc_cdam import provenance
 from lidc_cdam.artifacts import (
@@ -17,14 +17,14 @@ from lidc_cdam.artifacts import (
     write_predictions,
 )
 from lidc_cdam.errors import LidcCdamError
-from lidc_cdam.geometry import Grid
 from lidc_cdam.intensity import STATISTICS, Statistics
 from lidc_cdam.model import DESCRIPTION, WEIGHTS, NoduleModel
 from lidc_cdam.progress import say, track
 from lidc_cdam.runs import fold_numbers, read_config
 from lidc_cdam.vocabulary import resolve_targets
-from training.data import column_of, evaluation_images, read_cubes
+from training.data import Cubes, column_of, evaluation_images, read_cubes
 from training.inference import mean_over_models, predict_nodules, predictions_table
+from training.settings import Shown
 
 MEAN_OVER_FOLDS = -1
 """What the column `fold` holds where every fold of a run had its say."""
@@ -49,6 +49,8 @@ def predict(run: Path, data: Path, out: Path) -> None:
     nodule_ids = [key for key in cohort.index if key in dataset.nodules]
     if not nodule_ids:
         raise LidcCdamError(f"{data} must hold crops of its cohort, but it has none; run `lidc-cdam extract` first.")
+    for folder in folders:
+        Statistics.read(folder / STATISTICS).require_grid(data, dataset.grid)
     inputs: dict[str, Path | str] = {"cohort": data / COHORT, "crops": dataset.digest(nodule_ids)}
     for folder in folders:
         inputs |= {f"{folder.name}/{name}": folder / name for name in (WEIGHTS, DESCRIPTION, STATISTICS)}
@@ -60,9 +62,9 @@ def predict(run: Path, data: Path, out: Path) -> None:
     if record.finished and out.exists():
         say(f"{len(nodule_ids)} nodules are predicted already: {out}.")
         return
-    images = evaluation_images(read_cubes(data, nodule_ids), nodule_ids, views)
+    cubes = read_cubes(data, nodule_ids, Shown.of(config), out.parent)
     targets = resolve_targets(config["targets"])
-    predicted = _predict_folds(folders, images, tuple(target.key for target in targets), data, dataset.grid)
+    predicted = _predict_folds(folders, cubes, nodule_ids, views, tuple(target.key for target in targets))
     truth = cohort.loc[nodule_ids, [column_of(target) for target in targets]].to_numpy(dtype=np.float64)
     table = predictions_table(cohort.loc[nodule_ids], MEAN_OVER_FOLDS, targets, truth, predicted)
     write_predictions(out, table)
@@ -87,12 +89,9 @@ def finished_folds(run: Path) -> list[Path]:
 
 
 def _predict_folds(
-    folders: list[Path],
-    images: Int16[np.ndarray, "nodule view row column"],
-    keys: tuple[str, ...],
-    data: Path,
-    grid: Grid,
+    folders: list[Path], cubes: Cubes, nodule_ids: list[str], views: list[str], keys: tuple[str, ...]
 ) -> Float64[np.ndarray, "nodule target"]:
+    images = evaluation_images(cubes, nodule_ids, views)
     outputs, scalings = [], []
     for folder in track(folders, "Predicting"):
         model, statistics = NoduleModel.load(folder), Statistics.read(folder / STATISTICS)
@@ -101,8 +100,8 @@ def _predict_folds(
                 f"{folder} must hold a model of the run's targets {', '.join(keys)}, but it holds one of another task "
                 f"({', '.join(model.targets)}); train the fold again."
             )
-        statistics.require_grid(data, grid)
-        outputs.append(predict_nodules(model, statistics.intensity, images))
+        features = cubes.scaled_features(nodule_ids, statistics.features)
+        outputs.append(predict_nodules(model, statistics.intensity, images, features))
         scalings.append(statistics.scaling)
     return mean_over_models(outputs, scalings)
 

@@ -1,14 +1,16 @@
 """A run's folder: its claim, its resolved configuration, and what it reads."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
 
 from lidc_cdam import provenance
 from lidc_cdam.artifacts import COHORT, CONFIG, SPLITS, Fold, Splits, read_cohort, read_dataset, read_splits
-from lidc_cdam.backbones import HUB
+from lidc_cdam.backbones import HUB, published_weights
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import write_text
 from lidc_cdam.geometry import Grid
@@ -28,14 +30,18 @@ class Run:
     settings: TrainingSettings
     cohort: pd.DataFrame
     splits: Splits
+    undecided: tuple[str, ...]
+    """Extracted nodules without a malignancy label, which training may also learn biomarkers from."""
     inputs: dict[str, Path | str]
     """What decides the result besides the settings, for `provenance.begin`."""
     record: Record
     grid: Grid
     """Of the folder's cubes."""
+    log: tuple[str, ...] = ()
+    """Where else curves go: keys of `loggers.LOGGERS`."""
 
     def fold(self, index: int) -> Fold:
-        """One fold's nodules by role.
+        """One fold's nodules by role; with `indeterminate`, undecided nodules of no other role's patients train too.
 
         Raises:
             LidcCdamError: there is no such fold, or it has no nodules to train or to validate on, or none to test.
@@ -52,10 +58,21 @@ class Run:
                     f"Fold {index} must have {role} nodules, but it has none; "
                     f"extract more nodules, then run `lidc-cdam split` again."
                 )
-        return fold
+        if not self.settings.indeterminate:
+            return fold
+        patients = self.cohort["patient_id"]
+        taken = set(patients[[*fold.val, *fold.test]])
+        return replace(fold, train=(*fold.train, *(key for key in self.undecided if patients[key] not in taken)))
 
 
-def open_run(data: Path, out: Path, settings: TrainingSettings, splits: Path | None) -> Run:
+def open_run(
+    data: Path,
+    out: Path,
+    settings: TrainingSettings,
+    splits: Path | None,
+    stage: str = STAGE,
+    more: Mapping[str, Any] | None = None,
+) -> Run:
     """Claim an output folder for one configuration and write its `config.yaml`.
 
     Args:
@@ -63,6 +80,8 @@ def open_run(data: Path, out: Path, settings: TrainingSettings, splits: Path | N
         out: the run's folder.
         settings: what decides the training.
         splits: the folds; `DATA/splits.json` by default.
+        stage: name of the record.
+        more: what decides the result besides the settings.
 
     Raises:
         LidcCdamError: an input is missing, the splits belong to another cohort, or the folder to another configuration.
@@ -82,13 +101,18 @@ def open_run(data: Path, out: Path, settings: TrainingSettings, splits: Path | N
         "splits": provenance.sha256_of([asdict(fold) for fold in folds.folds]),
         "crops": dataset.digest([key for fold in folds.folds for key in fold.test]),
     }
-    if settings.weights not in (None, HUB):
-        inputs["weights"] = _weights_file(str(settings.weights))
-    record = provenance.begin(out, STAGE, settings.as_dict(), inputs)
+    undecided = tuple(key for key in cohort.index[cohort["label"].isna()] if key in dataset.nodules)
+    if settings.indeterminate:
+        inputs["undecided"] = dataset.digest(undecided)
+    if settings.weights is not None:
+        # Found or fetched before the folder is claimed, so that a machine without a network leaves no claim behind.
+        hub = settings.weights == HUB
+        inputs["weights"] = published_weights(settings.backbone) if hub else _weights_file(str(settings.weights))
+    record = provenance.begin(out, stage, {**settings.as_dict(), **(more or {})}, inputs)
     config = {"data": str(data.resolve()), "splits": str(place.resolve()), **settings.as_dict()}
     if not (out / CONFIG).exists():
         write_text(out / CONFIG, yaml.safe_dump(config, sort_keys=False))
-    return Run(data, out, settings, cohort, folds, inputs, record, dataset.grid)
+    return Run(data, out, settings, cohort, folds, undecided, inputs, record, dataset.grid)
 
 
 def _weights_file(name: str) -> Path:

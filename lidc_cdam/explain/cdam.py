@@ -182,7 +182,7 @@ def obstacle(model: NoduleModel) -> str | None:
     """
     cut = LastBlock(model)
     weight = next(model.parameters())
-    image = torch.randn(1, 3, *model.image_size, generator=torch.Generator().manual_seed(0))
+    image = torch.randn(1, model.channels, *model.image_size, generator=torch.Generator().manual_seed(0))
     with _undisturbed(model):
         entry = cut.enter(image.to(weight))
         reason = why_not(cut, entry)

@@ -22,7 +22,7 @@ def check_images(model: NoduleModel, images: Float[Tensor, "..."]) -> None:
     if patch_embed is None:
         raise not_a_vit(model, [".patch_embed"])
     height, width = model.image_size
-    fits = images.ndim == 4 and len(images) > 0 and images.shape[1] == 3
+    fits = images.ndim == 4 and len(images) > 0 and images.shape[1] == model.channels
     if fits and getattr(model.backbone, "dynamic_img_size", False):
         rows, columns = patch_embed.patch_size
         if any(side < patch or side % patch for side, patch in zip(images.shape[2:], (rows, columns), strict=True)):
@@ -32,8 +32,8 @@ def check_images(model: NoduleModel, images: Float[Tensor, "..."]) -> None:
             )
     elif not fits or tuple(images.shape[2:]) != (height, width):
         raise LidcCdamError(
-            f"Images to explain must have the shape [image, 3, {height}, {width}] with at least one image, "
-            f"got {list(images.shape)}; make them with `Intensity.apply(images_hu, model.image_size)`."
+            f"Images to explain must have the shape [image, {model.channels}, {height}, {width}] with at least one "
+            f"image, got {list(images.shape)}; make them with `Intensity.apply(images_hu, model.image_size)`."
         )
     # A sum over an image is finite unless a pixel is not (or overflows), and needs no copy of the batch.
     wrong = (~torch.isfinite(images.sum((1, 2, 3), dtype=torch.float32))).nonzero().flatten().tolist()

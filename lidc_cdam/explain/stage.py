@@ -20,6 +20,7 @@ from lidc_cdam.artifacts import (
     read_predictions,
     write_table,
 )
+from lidc_cdam.channels import Channels
 from lidc_cdam.compute import HERE, Workers, map_items
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.explain.cdam import CLOSED_FORM
@@ -93,17 +94,19 @@ def explain_run(
     numbers = _folds(run, folds)
     whole = _run_targets(run, numbers[0])
     keys, names = _chosen_targets(whole, targets), _views(run, views, volume)
-    grid = read_dataset(source).grid
+    grid, channels = read_dataset(source).grid, Channels.of(read_config(run))
     claim: dict[str, Any] = {"views": names, "options": settings}
     task: Task
     if volume:
         claim |= {"upsampling": upsampling}
         every = tuple(range(grid.side))
-        task = VolumeTask(run, source, place, method, keys, names, every, grid, settings, batch_size, claim, upsampling)
+        task = VolumeTask(
+            run, source, place, method, keys, names, every, grid, channels, settings, batch_size, claim, upsampling
+        )
     else:
         chosen = _slices(slices, grid)
         claim |= {"slices": chosen} | ({} if keys == whole else {"targets": keys})
-        task = MapTask(run, source, place, method, keys, names, chosen, grid, settings, batch_size, claim)
+        task = MapTask(run, source, place, method, keys, names, chosen, grid, channels, settings, batch_size, claim)
     _explain(task, [_begin(task, whole, fold, data) for fold in numbers], workers)
 
 

@@ -7,19 +7,21 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
 from lidc_cdam.artifacts import Maps, fold_folder, maps_path, write_maps
+from lidc_cdam.channels import Channels
 from lidc_cdam.crop_files import read_crop
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.explain.cdam import AUTOGRAD, MOVED, method_used
 from lidc_cdam.explain.inputs import in_chunks
 from lidc_cdam.explain.registry import EXPLAINERS, explain
 from lidc_cdam.explain.volume import Upsampling, merge_slices
-from lidc_cdam.geometry import Grid, take_view
-from lidc_cdam.intensity import STATISTICS, Statistics, read_cube, stack_images
+from lidc_cdam.geometry import Grid
+from lidc_cdam.intensity import STATISTICS, Statistics
 from lidc_cdam.map_files import (
     Volume,
     crop_digest,
@@ -52,6 +54,8 @@ class Task(ABC):
     slices: tuple[int, ...]
     grid: Grid
     """Of the cubes in `data`."""
+    channels: Channels
+    """Of the run's images."""
     options: Mapping[str, Any]
     batch_size: int
     claim: Mapping[str, Any]
@@ -252,14 +256,15 @@ def form_used(task: Task, fold: int, digest: str) -> str:
     return form_of_fold(task.run, fold, digest)
 
 
-def _images_hu(task: Task, nodule_id: str) -> Float[Tensor, "image height width"]:
-    """The nodule's images, HU: the views, and in each of them the slices."""
-    cube = read_cube(task.data, nodule_id, task.grid.side)
-    return stack_images([take_view(cube, view, index) for view in task.views for index in task.slices]).float()
+def _images_hu(task: Task, nodule_id: str) -> Float[Tensor, "image plane height width"]:
+    """The nodule's images, as planes: the views, and in each of them the slices."""
+    source = task.channels.read(task.data, nodule_id, task.grid.side)
+    images = [task.channels.image(source, view, index) for view in task.views for index in task.slices]
+    return torch.from_numpy(np.stack(images)).float()
 
 
 def _explain(
-    task: Task, model: NoduleModel, statistics: Statistics, images_hu: Float[Tensor, "image height width"]
+    task: Task, model: NoduleModel, statistics: Statistics, images_hu: Float[Tensor, "image plane height width"]
 ) -> Float32[Tensor, "image target row column"]:
     device = next(model.parameters()).device
     options = dict(task.options)

@@ -72,7 +72,7 @@ def measure_localisation(
 
 def measure_fidelity(
     model: NoduleModel,
-    images: Float[Tensor, "view 3 height width"],
+    images: Float[Tensor, "view channel height width"],
     scores: Float[Tensor, "target view row column"],
     measurement: Measurement,
     batch_size: int,

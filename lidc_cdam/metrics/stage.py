@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -26,13 +27,14 @@ from lidc_cdam.artifacts import (
     read_table,
     write_table,
 )
+from lidc_cdam.channels import Channels
 from lidc_cdam.crop_files import read_crop
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.explain import EXPLAINERS as METHODS
 from lidc_cdam.explain.stage import explain_run
 from lidc_cdam.files import write_json
 from lidc_cdam.geometry import central_index
-from lidc_cdam.intensity import STATISTICS, Statistics, fill_unread, stack_images, was_read
+from lidc_cdam.intensity import STATISTICS, Statistics, was_read
 from lidc_cdam.metrics.comparison import compare, lines_of
 from lidc_cdam.metrics.intervals import REPLICATES
 from lidc_cdam.metrics.measures import (
@@ -65,6 +67,7 @@ class Subject:
     statistics: Statistics
     device: torch.device
     batch_size: int
+    channels: Channels
 
     def readers(self, nodule_id: str) -> int:
         """How many readers marked the nodule."""
@@ -212,7 +215,9 @@ def _subject(run: Path, data: Path, fold: int, batch_size: int) -> Subject:
     model = NoduleModel.load(folder).to(device)
     statistics = Statistics.read(folder / STATISTICS)
     level = read_dataset(data).consensus_level
-    return Subject(run, fold, data, read_cohort(data), level, model, statistics, device, batch_size)
+    return Subject(
+        run, fold, data, read_cohort(data), level, model, statistics, device, batch_size, Channels.of(read_config(run))
+    )
 
 
 def _measure(subject: Subject, method: str, nodule_id: str, measurement: Measurement, with_fidelity: bool) -> list[Row]:
@@ -226,8 +231,9 @@ def _measure(subject: Subject, method: str, nodule_id: str, measurement: Measure
     read = on_input_grid(central_views(was_read(crop.hu), maps.views), size)
     figures = measure_localisation(scores, masks, read)
     if with_fidelity:
-        images_hu = stack_images(list(central_views(fill_unread(crop.hu), maps.views)))
-        images = subject.statistics.intensity.apply(images_hu.to(subject.device), size)
+        source = subject.channels.read(subject.data, nodule_id, len(crop.hu))
+        shown = [subject.channels.image(source, view, central_index(len(crop.hu))) for view in maps.views]
+        images = subject.statistics.intensity.apply(torch.from_numpy(np.stack(shown)).to(subject.device), size)
         on_device = scores.to(subject.device)
         figures |= measure_fidelity(subject.model, images, on_device, measurement, subject.batch_size)
     return [

@@ -24,6 +24,7 @@ NAMES = [
     "vitb16",
     "vitl16",
     "tiny",
+    "small",
 ]
 
 
@@ -55,7 +56,7 @@ def test_timm_knows_every_row(name):
         assert f"{row.architecture}.{row.tag}" in timm.list_pretrained()
     if row.torchvision:
         assert torchvision.models.get_weight(row.torchvision).url.endswith(".pth")
-    assert bool(row.tag) + bool(row.torchvision) == (name != "tiny")
+    assert bool(row.tag) + bool(row.torchvision) == (name not in ("tiny", "small"))
     patch = int(re.search(r"patch(\d+)", row.architecture).group(1))
     assert row.image_size % (row.arguments.get("patch_size") or patch) == 0
 
@@ -145,7 +146,7 @@ def test_every_backbone_is_as_its_publishers_built_it(name):
     assert isinstance(block.mlp.act, torch.nn.GELU)
     assert block.mlp.act.approximate == "none"
     assert block.attn.qkv.bias is not None
-    assert block.attn.head_dim == (32 if name == "tiny" else 64)
+    assert block.attn.head_dim == (32 if name in ("tiny", "small") else 64)
     assert backbone.reg_token is None or backbone.no_embed_class
 
 

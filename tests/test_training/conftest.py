@@ -99,6 +99,12 @@ def _small_backbone() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def own_data(tmp_path: Path) -> Path:
+    """The same, for a test that changes it."""
+    return make_data(tmp_path / "data", 24)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _no_figures() -> Iterator[None]:
     """`crossval` draws nothing, which would be most of its time here; `test_plots.py` draws."""

@@ -1,22 +1,28 @@
 import shutil
 import signal
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from lidc_cdam.artifacts import read_splits
+from lidc_cdam.artifacts import read_splits, write_splits
+from lidc_cdam.backbones import build_backbone
 from lidc_cdam.cli import main
 from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.explain import explain
 from lidc_cdam.intensity import Statistics
 from lidc_cdam.model import NoduleModel
-from training import fit
+from lidc_cdam.provenance import sha256
+from training import fit, loggers
 from training.data import evaluation_images, read_cubes
 from training.fit import train
 from training.inference import predict_nodules
 from training.module import NoduleTask
+from training.run import open_run
 from training.settings import TrainingSettings
 
 SETTINGS = TrainingSettings(epochs=3, batch_size=4, views=["axial"], dropout=0.1, max_lr=2e-3)
@@ -233,3 +239,118 @@ def test_it_learns_what_can_be_seen(data, tmp_path):
     table = pd.read_csv(tmp_path / "run" / "fold_0" / "predictions.csv")
     bright = table["malignancy_true"] == 1
     assert table.loc[bright, "malignancy_predicted"].min() > table.loc[~bright, "malignancy_predicted"].max()
+
+
+def test_undecided_nodules_train_biomarkers_only_where_their_patients_play_no_other_role(own_data, tmp_path):
+    folder = own_data
+    cohort = pd.read_csv(folder / "cohort.csv")
+    splits = read_splits(folder / "splits.json")
+    # One nodule loses its label and its place in the folds; its patient's other one, if any, keeps its role.
+    lone = splits.folds[0].train[0]
+    cohort.loc[cohort["nodule_id"] == lone, "label"] = pd.NA
+    shared = splits.folds[0].train[1]
+    cohort.loc[cohort["nodule_id"] == shared, "label"] = pd.NA
+    owner = cohort.loc[cohort["nodule_id"] == splits.folds[0].val[0], "patient_id"].item()
+    cohort.loc[cohort["nodule_id"] == shared, "patient_id"] = owner
+    cohort.astype({"label": "Int64"}).to_csv(folder / "cohort.csv", index=False)
+    gone = {lone, shared}
+    folds = tuple(
+        type(fold)(*(tuple(key for key in part if key not in gone) for part in (fold.train, fold.val, fold.test)))
+        for fold in splits.folds
+    )
+    write_splits(folder / "splits.json", replace(splits, cohort_sha256=sha256(folder / "cohort.csv"), folds=folds))
+    settings = TrainingSettings(targets="joint", epochs=1, batch_size=8, views=["axial"], indeterminate=True)
+    run = open_run(folder, tmp_path / "run", settings, None)
+    assert run.fold(0).train == (*folds[0].train, lone)
+    train(folder, tmp_path / "run", settings)
+    assert np.isfinite(pd.read_csv(tmp_path / "run" / "fold_0" / "history.csv")["train_loss"]).all()
+
+
+def test_undecided_nodules_need_a_biomarker():
+    with pytest.raises(LidcCdamError, match="--indeterminate needs a biomarker"):
+        TrainingSettings(indeterminate=True)
+
+
+def test_curves_also_go_to_tensorboard_and_change_nothing(data, finished, tmp_path):
+    pytest.importorskip("tensorboard")
+    train(data, tmp_path / "run", SETTINGS, log=["tensorboard"])
+    fold = tmp_path / "run" / "fold_0"
+    assert all(same_files(finished, fold).values())
+    assert [path.name for path in (fold / "tensorboard").glob("events.*")]
+
+
+def test_an_unknown_or_missing_logger_is_refused_before_anything_is_trained(data, tmp_path, monkeypatch):
+    with pytest.raises(LidcCdamError, match="--log must name any of tensorboard, mlflow, wandb; got 'paper'"):
+        train(data, tmp_path / "run", SETTINGS, log=["paper"])
+    monkeypatch.setattr(loggers, "find_spec", lambda _: None)
+    with pytest.raises(LidcCdamError, match=r"run `pip install lidc-cdam\[log\]`"):
+        train(data, tmp_path / "run", SETTINGS, log=["wandb"])
+    assert not (tmp_path / "run").exists()
+
+
+RICH = TrainingSettings(
+    epochs=2,
+    batch_size=8,
+    views=["axial"],
+    targets="joint",
+    stack="adjacent",
+    mask_channel=True,
+    radiomics=True,
+    shift=2,
+    grey_jitter=0.1,
+    average=0.9,
+)
+
+
+def test_a_model_with_everything_beside_the_slice_goes_through_the_chain(data, tmp_path, monkeypatch, capsys):
+    run, crops = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(data, crops)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1, 0)
+        with pytest.raises(KeyboardInterrupt):
+            train(crops, run, RICH)
+    train(crops, run, RICH)
+    train(crops, tmp_path / "whole", RICH)
+    assert all(same_files(run / "fold_0", tmp_path / "whole" / "fold_0").values())
+    words = ["--run", str(run), "--data", str(crops), "--out", str(tmp_path / "other.csv")]
+    assert main(["predict", *words]) == 0
+    assert main(["explain", "--run", str(run), "--method", "cdam"]) == 0
+    assert (
+        main(["evaluate", "--run", str(run), "--methods", "cdam", "--fidelity-nodules", "2", "--replicates", "9"]) == 0
+    )
+    kept = pd.read_csv(run / "fold_0" / "predictions.csv").set_index("nodule_id")
+    again = pd.read_csv(tmp_path / "other.csv").set_index("nodule_id").loc[kept.index]
+    columns = [name for name in kept if name.endswith("_predicted")]
+    assert np.allclose(kept[columns], again[columns], atol=1e-5)
+
+
+def test_maps_explain_the_images_part_of_a_model_that_also_reads_numbers():
+    model = NoduleModel(build_backbone("tiny", channels=4), ["margin"], features=5).eval()
+    images, numbers = torch.randn(2, 4, 32, 32), torch.randn(2, 5)
+    torch.nn.init.normal_(model.side_head[-1].weight)
+    beside = model(images, numbers) - model(images)
+    assert torch.allclose(beside, model(torch.zeros_like(images), numbers) - model(torch.zeros_like(images)), atol=1e-6)
+    assert beside.abs().min() > 0
+    before = explain(model, images)
+    torch.nn.init.normal_(model.side_head[-1].weight)
+    assert torch.equal(explain(model, images), before)
+
+
+def test_a_further_channel_changes_nothing_until_it_is_trained(tmp_path):
+    narrow = build_backbone("tiny").eval()
+    save_file(narrow.state_dict(), tmp_path / "tiny.safetensors")
+    wide = build_backbone("tiny", tmp_path / "tiny.safetensors", channels=4).eval()
+    images = torch.randn(2, 4, 32, 32)
+    assert torch.allclose(wide(images), narrow(images[:, :3]), atol=1e-6)
+
+
+def test_published_weights_out_of_reach_leave_no_claim(data, tmp_path, monkeypatch):
+    def unreachable(name):
+        raise LidcCdamError(f"no network for {name}")
+
+    monkeypatch.setattr("training.run.published_weights", unreachable)
+    settings = TrainingSettings(backbone="deit_small16", weights="hub", epochs=1)
+    with pytest.raises(LidcCdamError, match="no network for deit_small16"):
+        train(data, tmp_path / "run", settings)
+    assert not (tmp_path / "run").exists()
+    assert TrainingSettings(weights="none").weights is None

@@ -43,3 +43,15 @@ def test_metrics_are_those_that_the_model_has():
 
 def test_auc_of_one_class_is_not_a_number():
     assert math.isnan(validation_metrics(OUTPUTS[:, :1], torch.ones(3, 1), ("malignancy",))["val_auc"])
+
+
+def test_an_undecided_nodule_counts_for_biomarkers_alone():
+    keys = ("malignancy", "margin", "diameter")
+    wanted = WANTED.clone()
+    wanted[1, 0] = float("nan")
+    decided = target_loss(OUTPUTS[[0, 2], :1], wanted[[0, 2], :1], keys[:1], "mse")
+    expected = (decided + F.mse_loss(OUTPUTS[:, 1:], WANTED[:, 1:])) / 2
+    assert target_loss(OUTPUTS, wanted, keys, "mse").item() == pytest.approx(expected.item(), rel=1e-6)
+    none = target_loss(OUTPUTS[:, :1].requires_grad_(), torch.full((3, 1), float("nan")), keys[:1], "mse")
+    assert none.item() == 0.0
+    none.backward()

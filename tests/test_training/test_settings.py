@@ -23,7 +23,7 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "train").glob("*.yaml"
             "--views must name at least one of axial, coronal, sagittal; got .*'oblique'",
         ),
         ({"views": []}, "--views must .*; got none"),
-        ({"dropout": 1.0}, "--dropout must lie in 0 <= dropout < 1; got 1.0"),
+        ({"dropout": 1.0}, "--dropout must be at least 0 and below 1; got 1.0"),
         ({"max_lr": 0.0}, "--max-lr must be a number above 0; got 0.0"),
         ({"max_lr": float("nan")}, "--max-lr must be a number above 0; got nan"),
         ({"epochs": 0}, "--epochs must be at least 1; got 0"),

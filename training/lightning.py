@@ -16,6 +16,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins import CheckpointIO
+from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import replacing
@@ -241,7 +242,8 @@ def build_trainer(
         precision=precision(settings),  # type: ignore[arg-type]
         max_epochs=settings.epochs,
         callbacks=callbacks,
-        plugins=[WholeCheckpoint(claim)],
+        # One process trains a fold, also inside a batch job of several tasks, for whose part Lightning would take it.
+        plugins=[WholeCheckpoint(claim), LightningEnvironment()],
         default_root_dir=folder,
         logger=list(loggers) or False,
         enable_checkpointing=False,

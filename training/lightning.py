@@ -14,9 +14,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments import LightningEnvironment
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins import CheckpointIO
-from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import replacing

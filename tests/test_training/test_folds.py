@@ -8,9 +8,8 @@ import torch
 from lidc_cdam.backbones import BACKBONES
 from lidc_cdam.compute import Workers
 from lidc_cdam.errors import LidcCdamError
-from training import folds
+from training import fit, folds
 from training.crossval import crossval
-from training.fit import train
 from training.folds import FoldTask, child_environment, own_gpu, train_in_child
 from training.settings import TrainingSettings
 
@@ -122,14 +121,20 @@ def test_a_folds_process_ends_with_the_one_that_started_it(tmp_path):
         assert process.wait(timeout=30) == 1
 
 
-def test_two_commands_on_one_fold_take_turns(data, tmp_path, capsys):
-    program = "import sys, time, pathlib; from lidc_cdam.files import held; lock = held(pathlib.Path(sys.argv[1]))"
-    program = f"{program}; lock.__enter__(); print('held', flush=True); time.sleep(1); lock.__exit__(None, None, None)"
+def test_two_commands_on_one_fold_take_turns(data, tmp_path, monkeypatch):
+    program = "import sys, pathlib; from lidc_cdam.files import held; lock = held(pathlib.Path(sys.argv[1]))"
+    program = f"{program}; lock.__enter__(); print('held', flush=True); sys.stdin.read(); lock.__exit__(*3 * [None])"
     words = [sys.executable, "-c", program, str(tmp_path / "run" / "fold_0")]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        assert process.stdout.readline() == "held\n"
-        train(data, tmp_path / "run", SETTINGS)
+    told = []
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout.readline() == b"held\n"
+
+        def say(sentence):
+            told.append(sentence)
+            process.stdin.close()
+
+        monkeypatch.setattr(fit, "say", say)
+        fit.train(data, tmp_path / "run", SETTINGS)
         assert process.wait() == 0
-    told = capsys.readouterr().out.splitlines()
     assert told[0] == f"Another process trains fold 0 of {tmp_path / 'run'}; waiting for it."
     assert told[1].startswith("Fold 0: epoch 0 of 1 is best")

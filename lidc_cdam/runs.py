@@ -1,5 +1,6 @@
 """What a run's folder says of itself: its configuration, and the folds that it holds."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,26 @@ def read_config(run: Path) -> dict[str, Any]:
     if lacking:
         raise LidcCdamError(f"{path} must name {' and '.join(lacking)}; run `lidc-cdam crossval` again.")
     return dict(config)
+
+
+def shown_words(config: Mapping[str, Any]) -> list[str]:
+    """What every result of a run must say of what its models are shown beside the slices; nothing for a plain model.
+
+    Args:
+        config: the run's `config.yaml`.
+    """
+    words = []
+    if config.get("mask_channel"):
+        words.append(
+            "The models are shown the readers' consensus beside the image, so they predict only nodules that someone "
+            "has outlined."
+        )
+    if config.get("radiomics"):
+        words.append(
+            "A second head adds what radiomics of the readers' consensus say; maps and fidelity are of the image's "
+            "part of the output alone."
+        )
+    return words
 
 
 def fold_numbers(run: Path, holding: str) -> list[int]:

@@ -68,6 +68,7 @@ _TRANSFER_SYNTAX = 0x00020010
 _WHOLE_NUMBERS = frozenset({0x00280002, 0x00280010, 0x00280011, 0x00280100, 0x00280103})
 _LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 """Value representations whose length takes four bytes."""
+_AFTER_PLACE = max(PLACE) + 1
 _ELEMENT = struct.Struct("<HH2sH")
 _LENGTH = struct.Struct("<I")
 
@@ -82,11 +83,10 @@ def read_header(path: Path) -> dict[str, str] | None:
         ValueError: the file says it is DICOM but its header cannot be read.
         OSError: the file cannot be opened.
     """
-    with path.open("rb") as stream:
-        raw = stream.read(FIRST_BYTES)
+    raw = _first_bytes(path)
     if raw[PREAMBLE - 4 : PREAMBLE] != b"DICM":
         return None
-    scanned = _scan(raw, PLACE, max(PLACE) + 1)
+    scanned = _scan(raw, PLACE, _AFTER_PLACE)
     return scanned.values | {SYNTAX: scanned.syntax} if scanned is not None else _with_pydicom(path)
 
 
@@ -104,6 +104,12 @@ class Layout:
     intercept: float
 
 
+def _first_bytes(path: Path) -> bytes:
+    # Without a buffer, because there is one read.
+    with path.open("rb", buffering=0) as stream:
+        return stream.read(FIRST_BYTES)
+
+
 def pixel_layout(path: Path) -> Layout | None:
     """The layout of a file's pixels; None where they are not plain or the header is unusual.
 
@@ -111,8 +117,7 @@ def pixel_layout(path: Path) -> Layout | None:
         ValueError: an element comes twice with different values.
         OSError: the file cannot be opened.
     """
-    with path.open("rb") as stream:
-        scanned = _scan(stream.read(FIRST_BYTES), LAYOUT, _PIXELS)
+    scanned = _scan(_first_bytes(path), LAYOUT, _PIXELS)
     if scanned is None or scanned.syntax not in (IMPLICIT, EXPLICIT) or scanned.tag != _PIXELS:
         return None
     values = scanned.values
@@ -145,19 +150,21 @@ def _scan(raw: bytes, names: Mapping[int, str], stop: int) -> _Scanned | None:
     Raises:
         ValueError: a named element comes twice with different values, so neither can be trusted.
     """
+    # A quarter of a million files pass through this loop: what it does for each of their elements is kept short.
     values: dict[str, str] = {}
-    offset, size, syntax, implicit = PREAMBLE, len(raw), "", False
+    element_at, name_of, long = _ELEMENT.unpack_from, names.get, _LONG
+    offset, size, syntax, implicit, in_preface = PREAMBLE, len(raw), "", False, True
     while offset + 12 <= size:
-        group, element, representation, length = _ELEMENT.unpack_from(raw, offset)
+        group, element, representation, length = element_at(raw, offset)
         tag = group << 16 | element
-        if group > 2:
+        if in_preface and group > 2:
             if syntax in UNSCANNED:
                 return None
-            implicit = syntax == IMPLICIT
+            implicit, in_preface = syntax == IMPLICIT, False
         start = offset + 8
         if implicit:
             (length,) = _LENGTH.unpack_from(raw, offset + 4)
-        elif representation in _LONG:
+        elif representation in long:
             (length,) = _LENGTH.unpack_from(raw, start)
             start += 4
         if tag >= stop:
@@ -165,11 +172,12 @@ def _scan(raw: bytes, names: Mapping[int, str], stop: int) -> _Scanned | None:
         offset = start + length
         if offset > size:
             return None
-        if tag in names:
+        name = name_of(tag)
+        if name is not None:
             value = raw[start:offset]
             text = str(int.from_bytes(value, "little")) if tag in _WHOLE_NUMBERS else _text(value)
-            if values.setdefault(names[tag], text) != text:
-                raise ValueError(f"{names[tag]} comes twice, as {values[names[tag]]} and as {text}")
+            if values.setdefault(name, text) != text:
+                raise ValueError(f"{name} comes twice, as {values[name]} and as {text}")
         elif tag == _TRANSFER_SYNTAX:
             syntax = _text(raw[start:offset])
     return None

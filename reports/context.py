@@ -20,7 +20,7 @@ from lidc_cdam.files import read_json
 from lidc_cdam.geometry import VIEWS
 from lidc_cdam.map_files import volume_folder, volume_targets
 from lidc_cdam.progress import track
-from lidc_cdam.runs import read_config
+from lidc_cdam.runs import read_config, shown_words
 from lidc_cdam.vocabulary import BIOMARKERS, MALIGNANCY, TARGETS, Target
 
 SCALE_PERCENTILE = 99.0
@@ -59,6 +59,8 @@ class Run:
     versions: dict[str, str]
     consensus_level: float = artifacts.CONSENSUS_LEVEL
     """Share of the readers that a voxel of the consensus needs."""
+    shown: tuple[str, ...] = ()
+    """What every result must say of what the models are shown."""
     summary: dict[str, Any] = field(default_factory=dict)
 
 
@@ -126,6 +128,7 @@ def open_run(run: Path, method: str, data: Path | None = None) -> tuple[Run, lis
         commit=record.get("commit"),
         versions=record.get("versions", {}),
         consensus_level=dataset.consensus_level,
+        shown=tuple(shown_words(config)),
         summary=read_json(run / artifacts.SUMMARY) if (run / artifacts.SUMMARY).exists() else {},
     )
     return facts, _cases(facts, predictions, dataset)

@@ -67,6 +67,7 @@ def _map_notes(run: Run, case: Case, maps: Maps, material: Material) -> list[str
         f"{charts.signed(level)}, dashed at {charts.signed(-level)}. Yellow: the readers' consensus.",
         f"The map has {rows} × {columns} tokens of {material.side_mm / rows:.3g} mm; "
         "colours are interpolated between their centres.",
+        *run.shown,
     ]
     if material.padded.any():
         notes.append(

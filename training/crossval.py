@@ -23,6 +23,7 @@ from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import write_json
 from lidc_cdam.metrics.prediction import summarise
 from lidc_cdam.progress import say
+from lidc_cdam.runs import shown_words
 from lidc_cdam.vocabulary import MALIGNANCY, TARGETS
 from training.baselines import TREES, Baselines, baseline_path, fit_baselines
 from training.bottleneck import FILE as BOTTLENECK
@@ -121,10 +122,13 @@ def pool(run: Run, trees: int = TREES) -> None:
     predictions = pd.concat(tables, ignore_index=True)
     write_predictions(run.out / PREDICTIONS, predictions)
     missing = [index for index in every if index not in done]
-    summary = {**_measure(run, predictions, trees), "folds": done, "missing_folds": missing}
+    shown = shown_words(run.settings.as_dict())
+    summary = {**_measure(run, predictions, trees), "shown": shown, "folds": done, "missing_folds": missing}
     write_json(run.out / SUMMARY, summary)
     figures = draw_figures(run.out, run.cohort)
     for line in told_summary(summary):
+        say(line)
+    for line in shown:
         say(line)
     say(f"{len(predictions)} nodules predicted by models that did not see them; written to {run.out / SUMMARY}.")
     say(f"{len(figures)} figures are in {figures[0].parent}." if figures else "There is nothing to draw.")

@@ -1,7 +1,7 @@
 import pytest
 
 from lidc_cdam.errors import LidcCdamError
-from lidc_cdam.runs import fold_numbers, read_config
+from lidc_cdam.runs import fold_numbers, read_config, shown_words
 
 
 def test_a_configuration_is_read_as_it_was_written(tmp_path):
@@ -32,3 +32,10 @@ def test_folds_come_in_the_order_of_their_numbers_and_copies_are_passed_over(tmp
             (tmp_path / name / "model.json").touch()
     assert fold_numbers(tmp_path, "model.json") == [2, 10]
     assert fold_numbers(tmp_path / "absent", "model.json") == []
+
+
+def test_results_say_what_models_are_shown():
+    assert shown_words({"mask_channel": False}) == []
+    words = " ".join(shown_words({"mask_channel": True, "radiomics": True}))
+    assert "only nodules that someone has outlined" in words
+    assert "image's part of the output alone" in words

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,20 +64,38 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[bool]:
+def held(folder: Path, name: str = ".held", wait: bool = False) -> Iterator[bool]:
     """Hold a folder for this process until the block ends; the lock of a killed process is free at once.
 
     Args:
-        folder: created if needed; its lock is the file `.held` in it.
+        folder: created if needed.
+        name: the lock, a file in it while it is held; locks of different names do not know of each other.
+        wait: whether to wait while another process holds it.
 
     Yields:
         Whether it is this process's; False while another one holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".held").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
+    path, kind = folder / name, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)
+    while True:
+        with path.open("w") as stream:
+            try:
+                fcntl.flock(stream, kind)
+            except BlockingIOError:
+                yield False
+                return
+            # The one who held it removed its file: this lock is on a file that nobody else can find.
+            if not _is_file(path, stream.fileno()):
+                continue
+            try:
+                yield True
+            finally:
+                path.unlink(missing_ok=True)
             return
-        yield True
+
+
+def _is_file(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -9,13 +9,14 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lidc_cdam.errors import LidcCdamError
-from lidc_cdam.files import read_json, write_json
+from lidc_cdam.files import held, read_json, write_json
 
 FILE = "provenance.json"
 PACKAGES = (
@@ -81,9 +82,8 @@ class Record:
 
     def finish(self, **results: Any) -> None:
         """Mark the stage as finished; `results` are kept beside its configuration."""
-        records = _read(self.folder)
-        records[self.stage] |= {"finished": True, "results": _plain(results)}
-        write_json(self.folder / FILE, records)
+        with _changing(self.folder) as records:
+            records[self.stage] |= {"finished": True, "results": _plain(results)}
 
 
 def begin(
@@ -114,35 +114,44 @@ def begin(
         raise LidcCdamError(f"The output folder must be a folder, but {folder} is a file; {remedy}.") from error
     digests = {name: sha256(source) if isinstance(source, Path) else source for name, source in (inputs or {}).items()}
     claim = {"config": _plain(dict(config)), "inputs": digests}
-    records = _read(folder)
-    earlier = records.get(stage)
-    if earlier is not None:
-        _refuse_difference(folder, stage, earlier, claim, remedy)
-        return Record(folder, stage, bool(earlier.get("finished")))
-    records[stage] = {**claim, "versions": versions(), "commit": commit(), "finished": False}
-    write_json(folder / FILE, records)
-    return Record(folder, stage, False)
+    earlier = _read(folder).get(stage)
+    if earlier is None:
+        # A folder that is claimed already is only read here: it may lie where nothing can be written.
+        fresh = {**claim, "versions": versions(), "commit": commit(), "finished": False}
+        with _changing(folder) as records:
+            earlier = records.setdefault(stage, fresh)
+    _refuse_difference(folder, stage, earlier, claim, remedy)
+    return Record(folder, stage, bool(earlier.get("finished")))
 
 
 def reopen(folder: Path, stage: str) -> None:
     """Take back a stage's `finished` mark, for a stage that can grow (a second source for `extract`)."""
-    records = _read(folder)
-    if stage in records:
-        records[stage]["finished"] = False
-        write_json(folder / FILE, records)
+    with _changing(folder) as records:
+        if stage in records:
+            records[stage]["finished"] = False
 
 
 def forget(folder: Path, stage: str) -> None:
     """Drop a stage's claim, for a stage of one output file that was never written."""
-    records = _read(folder)
-    if records.pop(stage, None) is not None:
-        write_json(folder / FILE, records)
+    with _changing(folder) as records:
+        records.pop(stage, None)
 
 
 def read_record(folder: Path, stage: str) -> dict[str, Any] | None:
     """A stage's record as stored; None if the folder has none."""
     record: dict[str, Any] | None = _read(folder).get(stage)
     return record
+
+
+@contextmanager
+def _changing(folder: Path) -> Iterator[dict[str, Any]]:
+    """A folder's records, written back if the block changed them; other processes wait until then."""
+    with held(folder, name=".claim", wait=True):
+        records = _read(folder)
+        before = json.dumps(records)
+        yield records
+        if json.dumps(records) != before:
+            write_json(folder / FILE, records)
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Train all folds, pool their test predictions and measure them beside other answers: stage `crossval`."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pandas as pd
 from lidc_cdam.artifacts import (
     PREDICTIONS,
     SUMMARY,
+    Fold,
     fold_folder,
     predicted_keys,
     read_dataset,
@@ -16,6 +18,7 @@ from lidc_cdam.artifacts import (
     read_readings,
     write_predictions,
 )
+from lidc_cdam.compute import HERE, Pool, Workers
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import write_json
 from lidc_cdam.metrics.prediction import summarise
@@ -25,8 +28,9 @@ from lidc_cdam.vocabulary import MALIGNANCY, TARGETS
 from training.baselines import TREES, Baselines, baseline_path, fit_baselines
 from training.bottleneck import FILE as BOTTLENECK
 from training.bottleneck import fit_bottleneck, has_bottleneck, measure_bottleneck, write_bottleneck
-from training.data import Cubes, read_cubes
-from training.fit import fit_fold, fold_record, told_fold
+from training.data import read_cubes
+from training.fit import alone, fit_fold, fold_record, told_fold
+from training.folds import train_side_by_side
 from training.loggers import check_loggers
 from training.plots import draw_figures
 from training.results import told_summary
@@ -42,12 +46,14 @@ def crossval(
     splits: Path | None = None,
     log: list[str] | None = None,
     trees: int = TREES,
+    workers: Workers = HERE,
 ) -> None:
-    """Train the folds one after another, pool their test predictions and measure them.
+    """Train the folds, pool their test predictions and measure them.
 
-    Finished folds are kept, so a run can be interrupted, or filled a few folds at a time. Beside the model stand, on
-    the same nodules and folds: a ruler, classical radiomics, logistic regression on the readers' biomarkers, one reader
-    and the readers' noise floor; figures go into OUT/figures.
+    Folds are trained one after another, or with --workers side by side, each with its share of this machine's cores and
+    its own fold_<k>/train.log. Finished folds are kept, so a run can be interrupted, or filled a few folds at a time.
+    Beside the model stand, on the same nodules and folds: a ruler, classical radiomics, logistic regression on the
+    readers' biomarkers, one reader and the readers' noise floor; figures go into OUT/figures.
 
     Args:
         data: Folder of crops with cohort.csv and splits.json.
@@ -57,9 +63,10 @@ def crossval(
         splits: File of folds; DATA/splits.json by default.
         log: Also log to tensorboard, mlflow or wandb (offline, in each fold's folder); history.csv is always written.
         trees: Trees in each forest of the radiomics baseline; 0 leaves that baseline out.
+        workers: Folds that are trained at the same time, and where.
 
     Raises:
-        LidcCdamError: an input is missing or does not fit, or `out` holds another configuration.
+        LidcCdamError: an input is missing or does not fit, `out` holds another configuration, or a fold failed.
     """
     if trees < 0:
         raise LidcCdamError(f"--trees must be at least 0 (no radiomics baseline); got {trees}.")
@@ -72,10 +79,10 @@ def crossval(
     if not asked:
         raise LidcCdamError(f"--folds must name at least one fold, from 0 to {len(run.splits.folds) - 1}; got none.")
     chosen = [run.fold(index) for index in asked]
-    pending = [fold for index, fold in zip(asked, chosen, strict=True) if not is_finished(run, index)]
-    names = dict.fromkeys(key for fold in pending for part in (fold.train, fold.val, fold.test) for key in part)
-    _train_folds(run, asked, read_cubes(data, list(names), settings.shown, out))
-    pool(run, trees)
+    pending = {index: fold for index, fold in zip(asked, chosen, strict=True) if not is_finished(run, index)}
+    _train_folds(run, asked, pending, workers, splits)
+    with alone(out, f"Another process pools the folds of {out}; waiting for it."):
+        pool(run, trees)
 
 
 def is_finished(run: Run, index: int) -> bool:
@@ -83,7 +90,18 @@ def is_finished(run: Run, index: int) -> bool:
     return (fold_folder(run.out, index) / PREDICTIONS).exists() and fold_record(run, index).finished
 
 
-def _train_folds(run: Run, asked: list[int], cubes: Cubes) -> None:
+def _train_folds(
+    run: Run, asked: Sequence[int], pending: Mapping[int, Fold], workers: Workers, splits: Path | None
+) -> None:
+    if pending and not Pool(workers).in_process:
+        for index in set(asked) - set(pending):
+            say(f"{told_fold(run, index)}, kept from before.")
+        train_side_by_side(run, list(pending), workers, splits)
+        return
+    names = dict.fromkeys(
+        key for fold in pending.values() for part in (fold.train, fold.val, fold.test) for key in part
+    )
+    cubes = read_cubes(run.data, list(names), run.settings.shown, run.out)
     for index in asked:
         fresh = fit_fold(run, index, cubes)
         say(f"{told_fold(run, index)}{'' if fresh else ', kept from before'}.")

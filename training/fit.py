@@ -1,6 +1,7 @@
 """Train one fold: stage `train`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +14,13 @@ from pytorch_lightning.callbacks import EarlyStopping
 from lidc_cdam import provenance
 from lidc_cdam.artifacts import PREDICTIONS, Fold, fold_folder, write_predictions, write_table
 from lidc_cdam.backbones import build_backbone, freeze_all_but_last
+from lidc_cdam.files import held
 from lidc_cdam.intensity import STATISTICS
 from lidc_cdam.model import NoduleModel
 from lidc_cdam.progress import say
 from training.data import Cubes, FoldData, evaluation_images, read_cubes, read_truth
 from training.inference import predict_nodules, predictions_table
-from training.lightning import EpochBar, Keeper, build_trainer, contained, quiet
+from training.lightning import EpochBar, Keeper, build_trainer, contained, enough_memory, quiet
 from training.loggers import build_loggers, check_loggers
 from training.module import NoduleTask
 from training.run import Run, open_run
@@ -80,10 +82,29 @@ def fit_fold(run: Run, index: int, cubes: Cubes) -> bool:
     Raises:
         LidcCdamError: the fold is empty, the training diverged, or the checkpoint is damaged.
     """
+    folder = fold_folder(run.out, index)
+    with alone(folder, f"Another process trains fold {index} of {run.out}; waiting for it."):
+        record = fold_record(run, index)
+        if record.finished:
+            return False
+        _write_fold(run, index, cubes, record)
+    return True
+
+
+@contextmanager
+def alone(folder: Path, sentence: str) -> Iterator[None]:
+    """Hold a folder for this process; while another one holds it, say so and wait."""
+    with held(folder) as mine:
+        if mine:
+            yield
+            return
+    say(sentence)
+    with held(folder, wait=True):
+        yield
+
+
+def _write_fold(run: Run, index: int, cubes: Cubes, record: provenance.Record) -> None:
     fold, folder = run.fold(index), fold_folder(run.out, index)
-    record = fold_record(run, index)
-    if record.finished:
-        return False
     checkpoint = folder / CHECKPOINT
     model, data, keeper = train_fold(run, index, cubes, checkpoint)
     data.statistics.write(folder / STATISTICS)
@@ -95,7 +116,6 @@ def fit_fold(run: Run, index: int, cubes: Cubes) -> bool:
     write_predictions(folder / PREDICTIONS, predict_fold(model, data, cubes, run, fold, index))
     record.finish(best_epoch=keeper.best_epoch, epochs=len(history))
     checkpoint.unlink(missing_ok=True)
-    return True
 
 
 def train_fold(
@@ -120,7 +140,8 @@ def train_fold(
         data = FoldData(cubes, run.cohort, run.fold(index), run.settings, run.grid)
         task = _build_task(run.settings, index, data)
         keeper = Keeper(checkpoint, f"Fold {index}")
-        _fit(run, index, task, data, [keeper, *callbacks], checkpoint)
+        with enough_memory(f"Fold {index}", run.settings.batch_size):
+            _fit(run, index, task, data, [keeper, *callbacks], checkpoint)
     task.model.load_state_dict(keeper.best)
     return task.model.eval(), data, keeper
 
@@ -146,7 +167,7 @@ def _fit(
         callbacks.append(EarlyStopping("val_loss", patience=run.settings.patience, check_finite=False))
     title = f"{run.out.name}, fold {index}"
     loggers = build_loggers(run.log, checkpoint.parent, title, run.settings.as_dict())
-    trainer = build_trainer(run.settings, callbacks, checkpoint.parent, loggers)
+    trainer = build_trainer(run.settings, callbacks, checkpoint.parent, loggers, run.claim(index))
     trainer.fit(task, datamodule=data, ckpt_path=checkpoint if checkpoint.exists() else None)
 
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins import CheckpointIO
 
@@ -21,6 +22,8 @@ from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import replacing
 from lidc_cdam.progress import track
 
+CLAIM = "lidc_cdam_claim"
+"""Key of a checkpoint under which it says what training it belongs to."""
 LOGGERS = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric")
 NOISE = (
     r"The '(train|val)_dataloader' does not have many workers",
@@ -94,6 +97,30 @@ def contained() -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
 
 
+OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""How PyTorch's own errors say it; on a CPU they are a plain `RuntimeError`."""
+
+
+@contextmanager
+def enough_memory(label: str, batch_size: int) -> Iterator[None]:
+    """Turn an out-of-memory error of the training inside into a sentence that says which batch to try.
+
+    Raises:
+        LidcCdamError: the memory was not enough.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and not any(part in str(error) for part in OUT_OF_MEMORY):
+            raise
+        smaller = f"--batch-size {batch_size // 2}" if batch_size > 1 else "a smaller --backbone or --image-size"
+        place = "GPU" if "CUDA" in str(error) or isinstance(error, torch.OutOfMemoryError) else "machine"
+        raise LidcCdamError(
+            f"{label} must fit into the {place}'s memory, but batches of {batch_size} do not; try {smaller} with "
+            f"another --out, or free memory and run the same command again: it goes on from its last finished epoch."
+        ) from error
+
+
 class Keeper(pl.Callback):
     """Keeps the best validation epoch's weights and the history, and writes all into one file after each epoch.
 
@@ -137,10 +164,15 @@ class Keeper(pl.Callback):
 class WholeCheckpoint(CheckpointIO):
     """Checkpoints that are whole or absent, lie only where they are told to, and are read without unpickling code."""
 
+    def __init__(self, claim: str = "") -> None:
+        """Take what checkpoints belong to: a digest of the configuration, the inputs and the fold."""
+        super().__init__()
+        self._claim = claim
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write a checkpoint; a full disk is an `OSError`, as with any other file."""
         stored = io.BytesIO()
-        torch.save(checkpoint, stored)
+        torch.save({**checkpoint, CLAIM: self._claim}, stored)
         with replacing(Path(path)) as temporary:
             temporary.write_bytes(stored.getbuffer())
 
@@ -148,7 +180,7 @@ class WholeCheckpoint(CheckpointIO):
         """Read a checkpoint.
 
         Raises:
-            LidcCdamError: it is damaged.
+            LidcCdamError: it is damaged, or belongs to another training.
         """
         try:
             found = torch.load(path, map_location=map_location, weights_only=True)
@@ -157,6 +189,11 @@ class WholeCheckpoint(CheckpointIO):
                 f"{path} must be the checkpoint of an interrupted training, but it is damaged; "
                 f"delete it and run the same command again."
             ) from error
+        if found.get(CLAIM) != self._claim:
+            raise LidcCdamError(
+                f"{path} must be the checkpoint of this training, but it belongs to other settings, data or another "
+                f"fold; put the right one back, or delete it and run the same command again."
+            )
         return dict(found)
 
     def remove_checkpoint(self, path: Any) -> None:
@@ -196,16 +233,17 @@ def precision(settings: Fitted) -> str:
 
 
 def build_trainer(
-    settings: Fitted, callbacks: list[pl.Callback], folder: Path, loggers: Sequence[Logger] = ()
+    settings: Fitted, callbacks: list[pl.Callback], folder: Path, loggers: Sequence[Logger] = (), claim: str = ""
 ) -> pl.Trainer:
-    """A Lightning trainer that writes nothing of its own but what the loggers write."""
+    """A Lightning trainer that writes nothing of its own but what the loggers write; `claim` marks its checkpoints."""
     return pl.Trainer(
         accelerator="cuda" if torch.cuda.is_available() else "cpu",
         devices=1,
         precision=precision(settings),  # type: ignore[arg-type]
         max_epochs=settings.epochs,
         callbacks=callbacks,
-        plugins=[WholeCheckpoint()],
+        # One process trains a fold, also inside a batch job of several tasks, for whose part Lightning would take it.
+        plugins=[WholeCheckpoint(claim), LightningEnvironment()],
         default_root_dir=folder,
         logger=list(loggers) or False,
         enable_checkpointing=False,

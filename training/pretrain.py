@@ -26,7 +26,7 @@ from lidc_cdam.progress import say
 from training.augment import order_epoch
 from training.data import Cubes, read_cubes
 from training.dino import GLOBAL_CROPS, DinoTask
-from training.lightning import EpochBar, build_trainer, contained, quiet
+from training.lightning import EpochBar, build_trainer, contained, enough_memory, quiet
 
 STAGE = "pretrain"
 BACKBONE, HISTORY, CHECKPOINT = "backbone.safetensors", "history.json", "last.ckpt"
@@ -143,7 +143,7 @@ def _nodules(data: Path, fold: int | None, splits: Path | None) -> list[str]:
 
 
 def _train(cubes: Cubes, names: Sequence[str], out: Path, settings: PretrainSettings) -> list[dict[str, float]]:
-    with quiet(), contained():
+    with quiet(), contained(), enough_memory("Pretraining", settings.batch_size):
         torch.manual_seed(int(np.random.SeedSequence((settings.seed, INITIAL)).generate_state(1)[0]))
         backbone = build_backbone(settings.backbone, settings.weights, settings.image_size)
         crops = CropData(cubes, names, settings, backbone.patch_embed.img_size, backbone.patch_embed.patch_size)

@@ -12,9 +12,10 @@ from lidc_cdam import provenance
 from lidc_cdam.artifacts import COHORT, CONFIG, SPLITS, Fold, Splits, read_cohort, read_dataset, read_splits
 from lidc_cdam.backbones import HUB, published_weights
 from lidc_cdam.errors import LidcCdamError
-from lidc_cdam.files import write_text
+from lidc_cdam.files import held, write_text
 from lidc_cdam.geometry import Grid
 from lidc_cdam.provenance import Record
+from lidc_cdam.vocabulary import MALIGNANCY
 from training.settings import TrainingSettings
 
 STAGE = "crossval"
@@ -40,11 +41,20 @@ class Run:
     log: tuple[str, ...] = ()
     """Where else curves go: keys of `loggers.LOGGERS`."""
 
+    def claim(self, index: int) -> str:
+        """Digest of what a fold's checkpoint belongs to."""
+        digests = {
+            name: provenance.sha256(source) if isinstance(source, Path) else source
+            for name, source in self.inputs.items()
+        }
+        return provenance.sha256_of([self.settings.as_dict(), digests, index])
+
     def fold(self, index: int) -> Fold:
         """One fold's nodules by role; with `indeterminate`, undecided nodules of no other role's patients train too.
 
         Raises:
-            LidcCdamError: there is no such fold, or it has no nodules to train or to validate on, or none to test.
+            LidcCdamError: there is no such fold, or it has no nodules to train or to validate on, or none to test; or
+                nothing to tell benign from malignant by.
         """
         if not 0 <= index < len(self.splits.folds):
             raise LidcCdamError(
@@ -58,11 +68,25 @@ class Run:
                     f"Fold {index} must have {role} nodules, but it has none; "
                     f"extract more nodules, then run `lidc-cdam split` again."
                 )
+        if MALIGNANCY.key in self.settings.targets:
+            self._check_classes(index, fold)
         if not self.settings.indeterminate:
             return fold
         patients = self.cohort["patient_id"]
         taken = set(patients[[*fold.val, *fold.test]])
         return replace(fold, train=(*fold.train, *(key for key in self.undecided if patients[key] not in taken)))
+
+    def _check_classes(self, index: int, fold: Fold) -> None:
+        """Both classes must be there to learn from and to choose an epoch by; a test fold may have one alone."""
+        labels = self.cohort["label"]
+        for role, part in (("training", fold.train), ("validation", fold.val)):
+            found = set(labels.reindex(list(part)).dropna().astype(int))
+            if len(found) == 1:
+                raise LidcCdamError(
+                    f"Fold {index} must have benign and malignant {role} nodules to predict malignancy, but all of its "
+                    f"{len(part)} are {'malignant' if 1 in found else 'benign'}; extract more nodules, then run "
+                    f"`lidc-cdam split` again, or choose other --targets."
+                )
 
 
 def open_run(
@@ -111,7 +135,8 @@ def open_run(
     record = provenance.begin(out, stage, {**settings.as_dict(), **(more or {})}, inputs)
     config = {"data": str(data.resolve()), "splits": str(place.resolve()), **settings.as_dict()}
     if not (out / CONFIG).exists():
-        write_text(out / CONFIG, yaml.safe_dump(config, sort_keys=False))
+        with held(out, name=".claim", wait=True):
+            write_text(out / CONFIG, yaml.safe_dump(config, sort_keys=False))
     return Run(data, out, settings, cohort, folds, undecided, inputs, record, dataset.grid)
 
 

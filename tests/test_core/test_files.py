@@ -1,9 +1,10 @@
 import errno
+import multiprocessing
 
 import pytest
 
 from lidc_cdam.errors import LidcCdamError
-from lidc_cdam.files import read_json, replacing, unfinished, write_json
+from lidc_cdam.files import held, read_json, replacing, unfinished, write_json
 
 
 def test_a_file_is_replaced_whole(tmp_path):
@@ -54,3 +55,29 @@ def test_what_a_killed_write_left_goes_with_the_next(tmp_path):
         temporary.write_text("whole")
     assert path.read_text() == "whole"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_held_by_one_at_a_time_and_nothing_is_left(tmp_path):
+    with held(tmp_path) as mine, held(tmp_path) as other, held(tmp_path, name=".claim") as another:
+        assert (mine, other, another) == (True, False, True)
+    with held(tmp_path) as mine:
+        assert mine
+    assert not list(tmp_path.iterdir())
+
+
+def count_up(path):
+    for _ in range(50):
+        with held(path.parent, wait=True):
+            path.write_text(str(int(path.read_text()) + 1))
+
+
+def test_processes_that_wait_for_a_folder_take_turns(tmp_path):
+    path = tmp_path / "number"
+    path.write_text("0")
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=count_up, args=(path,)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert path.read_text() == "200"

@@ -1,3 +1,5 @@
+import multiprocessing
+
 import pytest
 
 from lidc_cdam import provenance
@@ -42,3 +44,26 @@ def test_a_file_in_place_of_the_folder_is_told(tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(LidcCdamError, match="is a file"):
         provenance.begin(tmp_path / "out", "split", {})
+
+
+def claim_many(folder, name):
+    for index in range(20):
+        provenance.begin(folder, f"{name}/{index}", {}).finish()
+
+
+def test_stages_that_claim_one_folder_at_the_same_time_lose_nothing(tmp_path):
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=claim_many, args=(tmp_path, name)) for name in "abc"]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    records = [provenance.read_record(tmp_path, f"{name}/{index}") for name in "abc" for index in range(20)]
+    assert all(record["finished"] for record in records)
+    assert [path.name for path in tmp_path.iterdir()] == [provenance.FILE]
+
+
+def test_a_claimed_folder_is_recognised_where_nothing_can_be_written(tmp_path, monkeypatch):
+    provenance.begin(tmp_path, "extract", {"side": 32}).finish()
+    monkeypatch.setattr(provenance, "held", lambda *_, **__: pytest.fail("wrote"))
+    assert provenance.begin(tmp_path, "extract", {"side": 32}).finished

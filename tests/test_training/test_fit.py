@@ -21,6 +21,7 @@ from training import fit, loggers
 from training.data import evaluation_images, read_cubes
 from training.fit import train
 from training.inference import predict_nodules
+from training.lightning import enough_memory
 from training.module import NoduleTask
 from training.run import open_run
 from training.settings import TrainingSettings
@@ -354,3 +355,75 @@ def test_published_weights_out_of_reach_leave_no_claim(data, tmp_path, monkeypat
         train(data, tmp_path / "run", settings)
     assert not (tmp_path / "run").exists()
     assert TrainingSettings(weights="none").weights is None
+
+
+CPU_MESSAGE = "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+
+
+@pytest.mark.parametrize(
+    ("error", "place"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), "GPU"),
+        (RuntimeError("CUDA error: out of memory"), "GPU"),
+        (RuntimeError(CPU_MESSAGE), "machine"),
+        (MemoryError(), "machine"),
+    ],
+)
+def test_a_full_memory_says_which_batch_to_try_and_keeps_the_checkpoint(
+    data, finished, tmp_path, monkeypatch, error, place
+):
+    folder = tmp_path / "run" / "fold_0"
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1, 0, error)
+        with pytest.raises(
+            LidcCdamError, match=f"Fold 0 must fit into the {place}'s memory.* of 4 do not; try --batch-size 2"
+        ):
+            train(data, tmp_path / "run", SETTINGS)
+    assert {path.name for path in folder.iterdir()} == {"provenance.json", "last.ckpt"}
+    train(data, tmp_path / "run", SETTINGS)
+    assert all(same_files(finished, folder).values())
+
+
+def test_another_error_of_pytorch_is_not_taken_for_a_full_memory():
+    with pytest.raises(RuntimeError, match="shapes"), enough_memory("Fold 0", 4):
+        raise RuntimeError("shapes cannot be multiplied")
+    with pytest.raises(LidcCdamError, match="try a smaller --backbone or --image-size"), enough_memory("Fold 0", 1):
+        raise MemoryError
+
+
+@pytest.mark.parametrize("change", [{"max_lr": 1e-3}, {"targets": "biomarkers"}])
+def test_a_checkpoint_of_other_settings_is_refused(data, tmp_path, monkeypatch, change):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1, 0)
+        for name, settings in (("run", SETTINGS), ("other", replace(SETTINGS, **change))):
+            with pytest.raises(KeyboardInterrupt):
+                train(data, tmp_path / name, settings)
+    checkpoint = tmp_path / "run" / "fold_0" / "last.ckpt"
+    foreign = (tmp_path / "other" / "fold_0" / "last.ckpt").read_bytes()
+    checkpoint.write_bytes(foreign)
+    with pytest.raises(LidcCdamError, match=r"last.ckpt must be the checkpoint of this training.*other settings"):
+        train(data, tmp_path / "run", SETTINGS)
+    assert checkpoint.read_bytes() == foreign
+
+
+@pytest.mark.parametrize("role", ["train", "val"])
+def test_a_part_of_one_class_is_refused_before_anything_is_trained(own_data, tmp_path, role):
+    labels = pd.read_csv(own_data / "cohort.csv").set_index("nodule_id")["label"]
+    splits = read_splits(own_data / "splits.json")
+    benign = tuple(key for key in getattr(splits.folds[0], role) if labels[key] == 0)
+    first = replace(splits.folds[0], **{role: benign})
+    write_splits(own_data / "splits.json", replace(splits, folds=(first, splits.folds[1])))
+    with pytest.raises(LidcCdamError, match=r"Fold 0 must have benign and malignant (training|validation) nodules"):
+        train(own_data, tmp_path / "run", SETTINGS)
+    assert not (tmp_path / "run" / "fold_0").exists()
+    train(own_data, tmp_path / "sizes", replace(SETTINGS, targets="diameter", epochs=1))
+
+
+def test_a_nodule_without_a_value_is_named_before_anything_is_trained(own_data, tmp_path):
+    cohort, splits = pd.read_csv(own_data / "cohort.csv"), read_splits(own_data / "splits.json")
+    cohort.loc[cohort["nodule_id"] == splits.folds[0].train[2], "margin"] = np.nan
+    cohort.to_csv(own_data / "cohort.csv", index=False)
+    write_splits(own_data / "splits.json", replace(splits, cohort_sha256=sha256(own_data / "cohort.csv")))
+    with pytest.raises(LidcCdamError, match=f"a value for margin, but {splits.folds[0].train[2]} has none"):
+        train(own_data, tmp_path / "run", replace(SETTINGS, targets="biomarkers"))
+    assert not (tmp_path / "run" / "fold_0" / "last.ckpt").exists()

@@ -47,13 +47,6 @@ BACKBONES: dict[str, Backbone] = {
     "swag_vitb16": Backbone("vit_base_patch16_224", torchvision="ViT_B_16_Weights.IMAGENET1K_SWAG_LINEAR_V1"),
     "vitb16": Backbone("vit_base_patch16_224", tag="augreg_in21k"),
     "vitl16": Backbone("vit_large_patch16_224", tag="augreg_in21k"),
-    # 16 x 16 tokens of 2 mm over the 32 mm crop at its own resolution: fine enough to read a map, small enough for a
-    # CPU. timm has no such row, so its smallest plain ViT is built with other dimensions.
-    "tiny": Backbone(
-        "vit_tiny_patch16_224",
-        image_size=32,
-        arguments={"patch_size": 2, "embed_dim": 96, "depth": 4, "num_heads": 3, "mlp_ratio": 2.0},
-    ),
     # 8 x 8 tokens of 4 mm, wider and deeper: what trains best from scratch on a CPU within a quarter of an hour a fold.
     "small": Backbone(
         "vit_tiny_patch16_224",
@@ -67,6 +60,13 @@ BACKBONES: dict[str, Backbone] = {
             "init_values": 0.1,
             "drop_path_rate": 0.1,
         },
+    ),
+    # 16 x 16 tokens of 2 mm over the 32 mm crop at its own resolution: fine enough to read a map, small enough for a
+    # CPU. timm has no such row, so its smallest plain ViT is built with other dimensions.
+    "tiny": Backbone(
+        "vit_tiny_patch16_224",
+        image_size=32,
+        arguments={"patch_size": 2, "embed_dim": 96, "depth": 4, "num_heads": 3, "mlp_ratio": 2.0},
     ),
 }
 """Every backbone by name."""

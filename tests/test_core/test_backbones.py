@@ -23,8 +23,8 @@ NAMES = [
     "swag_vitb16",
     "vitb16",
     "vitl16",
-    "tiny",
     "small",
+    "tiny",
 ]
 
 
@@ -40,8 +40,8 @@ TORCHVISION = {
 def small(monkeypatch) -> str:
     """A backbone of the table that is quick to build and has 16-pixel patches."""
     arguments = {"embed_dim": 24, "depth": 2, "num_heads": 2}
-    monkeypatch.setitem(BACKBONES, "small", Backbone("vit_tiny_patch16_224", 64, arguments=arguments))
-    return "small"
+    monkeypatch.setitem(BACKBONES, "quick", Backbone("vit_tiny_patch16_224", 64, arguments=arguments))
+    return "quick"
 
 
 def test_the_table_holds_the_fixed_names():

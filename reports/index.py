@@ -94,6 +94,7 @@ def _run_facts(run: Run) -> dict[str, Any]:
             ("Backbone", run.backbone or "not recorded"),
             ("Protocol", f"{run.protocol or 'not recorded'}{leakage}"),
             ("Maps", scale),
+            *(("Shown to the model", words) for words in run.shown),
         ],
         "metrics": _metric_rows(run),
         "rated": any(key != MALIGNANCY.key for key in run.targets),
@@ -101,12 +102,15 @@ def _run_facts(run: Run) -> dict[str, Any]:
 
 
 MALIGNANCY_METRICS = {"accuracy": "accuracy", "auc": "AUC", "balanced_accuracy": "balanced accuracy", "brier": "Brier"}
+RADIOMICS = "radiomics of the readers' consensus"
 BASELINES = {
     "ruler": {
         "accuracy": "readers' mean diameter with one threshold",
         "auc": "readers' mean diameter alone",
         "balanced_accuracy": "readers' mean diameter with one threshold",
     },
+    "radiomics": dict.fromkeys(("accuracy", "auc", "balanced_accuracy", "brier"), RADIOMICS),
+    "readers_logistic": dict.fromkeys(("accuracy", "auc", "brier"), "logistic regression on the readers' biomarkers"),
     "commoner_class": {"accuracy": "always the commoner label"},
     "unread_frame": {"auc": "share of the crop that was read, alone (cut-outs give the nodule's size away)"},
 }
@@ -115,19 +119,19 @@ BASELINES = {
 
 def _metric_rows(run: Run) -> list[dict[str, str]]:
     """The run's figures with intervals, each beside what it must be compared with (`summary.json`)."""
-    metrics, floors = run.summary.get("metrics", {}), run.summary.get("noise_floor", {})
-    baselines = run.summary.get("baselines", {})
+    metrics, baselines = run.summary.get("metrics", {}), run.summary.get("baselines", {})
     rows = []
     for key, name in MALIGNANCY_METRICS.items():
         rows.append(_metric_row(f"Malignancy, {name}", metrics.get(MALIGNANCY.key, {}).get(key), _beside(run, key)))
     constant = baselines.get("best_constant", {}).get("biomarkers", {}).get("mean_within_1")
     means = metrics.get("biomarkers", {})
-    rows.append(_metric_row("Eight biomarkers, mean z-MSE", means.get("mean_z_mse"), _floor(floors, "biomarkers")))
+    beside = _errors_beside(run, "biomarkers", "mean_z_mse")
+    rows.append(_metric_row("Eight biomarkers, mean z-MSE", means.get("mean_z_mse"), beside))
     beside = f"best constant answers, chosen on these nodules: {_interval(constant)}" if constant else ""
     rows.append(_metric_row("Eight biomarkers, within 1 of the mean", means.get("mean_within_1"), beside))
     for target in targets_of(run):
         value = metrics.get(target.key, {}).get("z_mse")
-        rows.append(_metric_row(f"{target.title}, z-MSE", value, _floor(floors, target.key)))
+        rows.append(_metric_row(f"{target.title}, z-MSE", value, _errors_beside(run, target.key, "z_mse")))
     return [row for row in rows if row["value"]]
 
 
@@ -157,6 +161,9 @@ def _interval(figure: Mapping[str, Any] | None) -> str:
     return f"{figure['value']:.3f}{ends}"
 
 
-def _floor(floors: Mapping[str, Any], key: str) -> str:
-    floor = floors.get(key)
-    return "" if floor is None else f"readers' noise floor: {floor:.3f}"
+def _errors_beside(run: Run, key: str, metric: str) -> str:
+    """What a biomarker's error must be compared with: radiomics, and what the readers' own spread leaves."""
+    radiomics = _interval(run.summary.get("baselines", {}).get("radiomics", {}).get(key, {}).get(metric))
+    floor = run.summary.get("noise_floor", {}).get(key)
+    parts = [f"{RADIOMICS}: {radiomics}"] if radiomics else []
+    return "; ".join([*parts, *([] if floor is None else [f"readers' noise floor: {floor:.3f}"])])

@@ -16,8 +16,6 @@ from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.geometry import take_stack, take_view
 from lidc_cdam.intensity import read_cube
 
-STACKS = ("slice", "adjacent")
-
 Source = Int16[np.ndarray, "kind slice row column"]
 """A nodule's cube as images are taken from it: HU, and the consensus mask (0 or 1) where it is shown."""
 

@@ -191,6 +191,11 @@ class EvaluationImages(Dataset[Example]):
         return self._images[index], self._features[index], self._wanted[index]
 
 
+def batch_starts(count: int, size: int) -> range:
+    """Where batches begin; nodules that fill less than half a batch at the end wait for the next epoch's order."""
+    return range(0, max(1, count - (size - 1) // 2), size)
+
+
 class FoldData(pl.LightningDataModule):
     """Training and validation images of one fold; the test nodules are not in it."""
 
@@ -217,9 +222,7 @@ class FoldData(pl.LightningDataModule):
         return len(self._starts())
 
     def _starts(self) -> range:
-        """Where batches begin; nodules that fill less than half a batch at the end wait for the next epoch's order."""
-        count, size = len(self.train.nodule_ids), self._settings.batch_size
-        return range(0, max(1, count - (size - 1) // 2), size)
+        return batch_starts(len(self.train.nodule_ids), self._settings.batch_size)
 
     def train_dataloader(self) -> "DataLoader[Example]":
         """This epoch's images in this epoch's order; Lightning asks again before each epoch."""

@@ -20,8 +20,13 @@ from jaxtyping import Float
 from timm.layers import Format
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from training.schedules import warm_cosine
 
 CENTRE_MOMENTUM = 0.9
+WARM_UP = 0.1
+"""Share of the steps over which the rate rises."""
 HIDDEN, BOTTLENECK = 512, 128
 """Widths of the projection head; a quarter of and half the paper's, as the data are a thousandth of its images."""
 GLOBAL_CROPS = 2
@@ -135,14 +140,5 @@ class DinoTask(pl.LightningModule):
             {"params": others, "weight_decay": 0.0},
         ]
         optimiser = torch.optim.AdamW(groups, lr=self._settings.max_lr)
-        rise = max(1, self._steps // 10)
-
-        def rate(step: int) -> float:
-            if step < rise:
-                return (step + 1) / rise
-            return 1e-3 + (1 - 1e-3) * 0.5 * (
-                1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, self._steps - rise)))
-            )
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
+        schedule = LambdaLR(optimiser, lambda step: warm_cosine(step, self._steps, WARM_UP))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -24,7 +24,7 @@ from lidc_cdam.geometry import VIEWS, central_slices, take_view
 from lidc_cdam.intensity import Intensity
 from lidc_cdam.progress import say
 from training.augment import order_epoch
-from training.data import Cubes, read_cubes
+from training.data import Cubes, batch_starts, read_cubes
 from training.dino import GLOBAL_CROPS, DinoTask
 from training.lightning import EpochBar, build_trainer, contained, enough_memory, quiet
 
@@ -244,8 +244,7 @@ class CropData(pl.LightningDataModule):
         return len(self._starts())
 
     def _starts(self) -> range:
-        count, size = len(self._names), self._settings.batch_size
-        return range(0, max(1, count - (size - 1) // 2), size)
+        return batch_starts(len(self._names), self._settings.batch_size)
 
     def train_dataloader(self) -> "DataLoader[list[Tensor]]":
         """This epoch's crops in this epoch's order."""

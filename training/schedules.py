@@ -16,6 +16,15 @@ FINAL = 1e-3
 """Lowest rate of every schedule as a share of the highest (base = max / 1000 in the authors' code)."""
 
 
+def warm_cosine(step: int, steps: int, warm_up: float) -> float:
+    """Share of the highest rate: a linear rise over `warm_up` of the steps, then half a cosine to `FINAL`."""
+    rise = max(1, round(warm_up * steps))
+    if step < rise:
+        return (step + 1) / rise
+    done = (step - rise) / max(1, steps - rise)
+    return FINAL + (1 - FINAL) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
 def cosine(step: int, steps: int, settings: TrainingSettings) -> float:
     """Linear rise over the first `warm_up` of the steps, then half a cosine down to `FINAL`.
 
@@ -27,11 +36,7 @@ def cosine(step: int, steps: int, settings: TrainingSettings) -> float:
     Returns:
         The rate as a share of the highest.
     """
-    rise = max(1, round(settings.warm_up * steps))
-    if step < rise:
-        return (step + 1) / rise
-    done = (step - rise) / max(1, steps - rise)
-    return FINAL + (1 - FINAL) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    return warm_cosine(step, steps, settings.warm_up)
 
 
 def cyclic_triangular2(step: int, steps: int, settings: TrainingSettings) -> float:

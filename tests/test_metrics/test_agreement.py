@@ -3,25 +3,13 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
+from published import PUBLISHED
 from scipy.stats import f_oneway
 from sklearn.metrics import cohen_kappa_score
 
 from lidc_cdam.metrics.agreement import NoduleSums, agreement, agreement_of_targets, mean_noise_floor, reader_auc
 from lidc_cdam.vocabulary import RATINGS, TARGETS
 from preprocessing.annotations import load_nodules
-
-PUBLISHED = {
-    "subtlety": (0.38, 0.73, 0.301),
-    "calcification": (0.70, 0.27, 0.104),
-    "sphericity": (0.26, 0.87, 0.429),
-    "margin": (0.42, 0.79, 0.271),
-    "lobulation": (0.35, 0.85, 0.334),
-    "spiculation": (0.45, 0.72, 0.245),
-    "texture": (0.54, 0.39, 0.184),
-    "diameter": (0.94, 1.60, 0.017),
-    "malignancy": (0.55, 0.95, 0.179),
-}
-"""SCIENCE.md, human ceiling: ICC(1), mean absolute difference, noise floor, on the 869 nodules of preset `all`."""
 
 FIGURES = ("icc", "kappa", "mean_difference", "noise_floor")
 

@@ -4,23 +4,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from published import PUBLISHED
 
 from lidc_cdam import artifacts
 from lidc_cdam.vocabulary import TARGETS
 from preprocessing.agreement import agreement_table
 
-PUBLISHED = {
-    "subtlety": (0.38, 0.73, 0.301),
-    "calcification": (0.70, 0.27, 0.104),
-    "sphericity": (0.26, 0.87, 0.429),
-    "margin": (0.42, 0.79, 0.271),
-    "lobulation": (0.35, 0.85, 0.334),
-    "spiculation": (0.45, 0.72, 0.245),
-    "texture": (0.54, 0.39, 0.184),
-    "diameter": (0.94, 1.60, 0.017),
-    "malignancy": (0.55, 0.95, 0.179),
-}
-"""ICC(1), mean difference of two readers, noise floor on the 869 labelled nodules (SCIENCE.md 4)."""
 FIGURES = ("icc", "kappa", "mean_difference", "noise_floor")
 
 

@@ -43,7 +43,7 @@ def _check_centre(sigma: float = 1.0) -> None:
         raise LidcCdamError(f"--options.sigma must be above 0; got {sigma}.")
 
 
-@register("centre", "Centred Gaussian", check=_check_centre)
+@register("centre", "Centred Gaussian", check=_check_centre, targeted=False)
 def centre(
     model: NoduleModel,
     images: Float[Tensor, "image channel height width"],

@@ -29,10 +29,13 @@ __all__ = [
     "find_explainer",
     "in_chunks",
     "register",
+    "sum_over_patches",
     "token_grid",
 ]
 
-RESOLUTIONS = ("token", "pixel")
+RESOLUTIONS = ("token", "pixel", "native")
+NATIVE = ("token", "pixel")
+"""Grids on which estimators score: the backbone's patches, or the pixels of its input."""
 Options = ParamSpec("Options")
 ScoreMaps = Float[Tensor, "image target row column"]
 
@@ -52,11 +55,15 @@ class Explainer:
 
     name: str
     function: Callable[..., ScoreMaps]
-    """`(model, images, targets, *, option=...)` -> signed maps on the token grid."""
+    """`(model, images, targets, *, option=...)` -> signed maps on the grid that `native` names."""
     title: str
     """Name for people."""
     concepts: bool = False
     """Whether it explains likenesses (`Concept`) besides outputs."""
+    native: str = "token"
+    """One of `NATIVE`: the grid on which the estimator scores."""
+    targeted: bool = True
+    """Whether its map depends on the target; attention has one map for all."""
     check: Callable[..., None] | None = None
     """Called with the options of a call before any image is read; raises LidcCdamError at what cannot be."""
 
@@ -89,7 +96,12 @@ EXPLAINERS: dict[str, Explainer] = {}
 
 
 def register(
-    name: str, title: str, concepts: bool = False, check: Callable[..., None] | None = None
+    name: str,
+    title: str,
+    concepts: bool = False,
+    check: Callable[..., None] | None = None,
+    native: str = "token",
+    targeted: bool = True,
 ) -> Callable[[Callable[Options, ScoreMaps]], Callable[Options, ScoreMaps]]:
     """Enter a function into `EXPLAINERS`.
 
@@ -98,15 +110,19 @@ def register(
         title: name for people.
         concepts: whether it explains likenesses (`Concept`) besides outputs.
         check: takes the same options by name, checks their values and raises LidcCdamError.
+        native: one of `NATIVE`: the grid on which the function's maps are.
+        targeted: whether its map depends on the target.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: the name is taken, or `native` is no grid.
     """
 
     def enter(function: Callable[Options, ScoreMaps]) -> Callable[Options, ScoreMaps]:
         if name in EXPLAINERS:
             raise ValueError(f"an estimator named {name!r} is registered already")
-        EXPLAINERS[name] = Explainer(name, function, title, concepts, check)
+        if native not in NATIVE:
+            raise ValueError(f"native must be one of {', '.join(NATIVE)}; got {native!r}")
+        EXPLAINERS[name] = Explainer(name, function, title, concepts, native, targeted, check)
         return function
 
     return enter
@@ -146,7 +162,8 @@ def explain(
         targets: what to explain, in the order wanted: keys out of `model.targets`, `Contrast`s and, by the CDAM
             methods, `Concept`s; all outputs by default (`target_names` has the maps' names).
         method: a key of `EXPLAINERS`.
-        resolution: `token`, the backbone's own grid; `pixel`, the same values on the input's grid (nearest neighbour).
+        resolution: `token`, the backbone's own grid, where maps of pixels are summed over each patch; `pixel`, the
+            input's grid, where maps of tokens are repeated (nearest neighbour); `native`, the method's own grid.
         **options: the method's own settings.
 
     Returns:
@@ -165,7 +182,21 @@ def explain(
             f"--method must be one of {able} to explain a concept such as {request.concepts[0].name!r}; got {method!r}."
         )
     maps = request.mix(explainer.function(model, images, list(request.readouts), **options))
-    return F.interpolate(maps, images.shape[-2:], mode="nearest-exact") if resolution == "pixel" else maps
+    if resolution in ("native", explainer.native):
+        return maps
+    if resolution == "pixel":
+        return F.interpolate(maps, images.shape[-2:], mode="nearest-exact")
+    return sum_over_patches(maps, token_grid(model, images))
+
+
+def sum_over_patches(
+    maps: Float[Tensor, "image target height width"], grid: tuple[int, int]
+) -> Float[Tensor, "image target row column"]:
+    """Maps of pixels on the token grid: each token's sum over its patch, so that a map keeps its total."""
+    rows, columns = grid
+    height, width = maps.shape[-2:]
+    parts = maps.reshape(*maps.shape[:2], rows, height // rows, columns, width // columns)
+    return parts.sum((3, 5))
 
 
 def check_request(

@@ -5,7 +5,7 @@ import torch
 
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.explain import EXPLAINERS, explain
-from lidc_cdam.explain.registry import check_request, register
+from lidc_cdam.explain.registry import check_request, register, sum_over_patches
 
 QUICK = {"smooth_cdam": {"n": 2}, "integrated_cdam": {"n": 2}}
 
@@ -137,7 +137,7 @@ def test_registering_a_name_twice_is_an_error():
         ({"method": "smooth_cdam", "sigmo": 1}, r"got 'sigmo'; did you mean 'sigma'\?"),
         ({"targets": ["marigin"]}, r"targets, malignancy, margin, diameter; got 'marigin'; did you mean 'margin'\?"),
         ({"targets": []}, "--targets must name at least one"),
-        ({"resolution": "voxel"}, "--resolution must be one of token, pixel; got 'voxel'"),
+        ({"resolution": "voxel"}, "--resolution must be one of token, pixel, native; got 'voxel'"),
         ({"batch_size": 0}, "--batch-size must be at least 1"),
         ({"method": "smooth_cdam", "n": 0}, "--options.n must be at least 1; got 0"),
         ({"method": "smooth_cdam", "sigma": -1.0}, "--options.sigma must be 0 or more"),
@@ -158,3 +158,11 @@ def test_images_that_do_not_fit(model, method, shape):
 def test_one_image_without_its_axis(model):
     with pytest.raises(LidcCdamError, match=r"must have the shape \[image, 3, 16, 16\] .* got \[3, 16, 16\]"):
         check_request(model, torch.zeros(3, 16, 16), None)
+
+
+def test_maps_of_pixels_are_summed_over_patches_and_keep_their_total() -> None:
+    maps = torch.arange(2 * 3 * 4 * 6, dtype=torch.float64).reshape(2, 3, 4, 6)
+    tokens = sum_over_patches(maps, (2, 3))
+    assert tokens.shape == (2, 3, 2, 3)
+    assert torch.equal(tokens[1, 2, 1, 0], maps[1, 2, 2:4, 0:2].sum())
+    assert torch.equal(tokens.sum((2, 3)), maps.sum((2, 3)))

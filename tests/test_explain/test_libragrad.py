@@ -8,7 +8,17 @@ from lidc_cdam.explain.inputs import undisturbed
 from lidc_cdam.explain.libragrad import libragrad, token_scores
 from lidc_cdam.explain.passes import Call
 
-LINEAR_HEADS = ("plain", "mlp", "registers", "layer_scale", "qk_norm", "not_square", "drop", "distilled", "mean_pooling")
+LINEAR_HEADS = (
+    "plain",
+    "mlp",
+    "registers",
+    "layer_scale",
+    "qk_norm",
+    "not_square",
+    "drop",
+    "distilled",
+    "mean_pooling",
+)
 
 
 class Frozen:

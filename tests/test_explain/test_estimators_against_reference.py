@@ -1,6 +1,7 @@
 """The estimators beside CDAM: the twins against hand-made cases and foreign oracles, `explain` against the twins."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 import torch
@@ -382,35 +383,37 @@ def test_integrated_gradients_equal_their_twin(
 
 
 @pytest.fixture
-def smoothgrad_noise(monkeypatch: pytest.MonkeyPatch) -> Callable[[Tensor, int], Tensor]:
-    """What `torch.randn` drew during the test, as unit noise [draw channel row column] for one image."""
-    drawn: list[Tensor] = []
-    draw = torch.randn
+def smoothgrad_noise() -> Callable[..., AbstractContextManager[list[Tensor]]]:
+    """A context that lists what `torch.randn` draws within it: the one place that knows where the noise comes from."""
 
-    def recorded(*sizes: object, **named: object) -> Tensor:
-        drawn.append(draw(*sizes, **named))
-        return drawn[-1]
+    @contextmanager
+    def record() -> Iterator[list[Tensor]]:
+        drawn: list[Tensor] = []
+        draw = torch.randn
 
-    monkeypatch.setattr(torch, "randn", recorded)
+        def recorded(*sizes: object, **named: object) -> Tensor:
+            drawn.append(draw(*sizes, **named))
+            return drawn[-1]
 
-    def noise(image: Tensor, count: int) -> Tensor:
-        numbers = torch.cat([part.double().flatten() for part in drawn])
-        assert numbers.numel() == count * image.numel(), "the method's draws come from elsewhere than torch.randn"
-        return numbers.reshape(count, *image.shape)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch, "randn", recorded)
+            yield drawn
 
-    return noise
+    return record
 
 
 @pytest.mark.parametrize("variant", ["plain", "not_square"])
 def test_smoothgrad_of_its_own_draws_equals_its_twin(
-    variant: str, smoothgrad_noise: Callable[[Tensor, int], Tensor]
+    variant: str, smoothgrad_noise: Callable[..., AbstractContextManager[list[Tensor]]]
 ) -> None:
     needs("smoothgrad")
     model, images = make_model(variant)
     image = images[0]
-    found = explain(model, images[:1], ["spiculation"], method="smoothgrad", resolution="native", n=4, seed=3)
-    noise = smoothgrad_sigma(image) * smoothgrad_noise(image, 4)
-    assert_same(found[0, 0], smoothgrad(model, image, output_of(model, 1), noise), 1e-8)
+    with smoothgrad_noise() as drawn:
+        found = explain(model, images[:1], ["spiculation"], method="smoothgrad", resolution="native", n=4, seed=3)
+    noise = torch.cat([part.double().flatten() for part in drawn]).reshape(4, *image.shape)
+    # Noise may be drawn and scaled in single precision.
+    assert_same(found[0, 0], smoothgrad(model, image, output_of(model, 1), smoothgrad_sigma(image) * noise), 1e-6)
 
 
 def test_smoothgrad_tends_to_the_mean_over_fresh_noise() -> None:

@@ -435,7 +435,7 @@ def test_smoothgrad_without_noise_is_the_gradient_and_repeats_with_its_seed() ->
     needs("smoothgrad")
     model, images = make_model()
     request = {"method": "smoothgrad", "resolution": "native", "n": 2}
-    still = explain(model, images[:1], ["spiculation"], sigma=1e-9, **request)
+    still = explain(model, images[:1], ["spiculation"], share=1e-9, **request)
     assert_same(still[0, 0], image_gradient(model, images[0], output_of(model, 1)).sum(0), 1e-6)
     first, again, other = (explain(model, images, ["spiculation"], seed=seed, **request) for seed in (1, 1, 2))
     assert torch.equal(first, again)

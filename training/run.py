@@ -40,6 +40,8 @@ class Run:
     """Of the folder's cubes."""
     log: tuple[str, ...] = ()
     """Where else curves go: keys of `loggers.LOGGERS`."""
+    devices: int = 1
+    """Processes that train a fold together, each on a device of its own."""
 
     def claim(self, index: int) -> str:
         """Digest of what a fold's checkpoint belongs to."""

@@ -64,7 +64,8 @@ def crossval(
         settings: What to predict, with which model, learnt how.
         folds: Which folds, counted from 0, as 0,2; none trains all.
         splits: File of folds; DATA/splits.json by default.
-        log: Also log to tensorboard, mlflow or wandb (offline, in each fold's folder); history.csv is always written.
+        log: Also log to tensorboard, mlflow or wandb, several by comma (offline, in each fold's folder); history.csv is
+            always written.
         trees: Trees in each forest of the radiomics baseline; 0 leaves that baseline out.
         workers: Folds that are trained at the same time, and where.
         devices: GPUs that share each batch of a fold (without a GPU, processes); the result is that of one up to
@@ -78,7 +79,7 @@ def crossval(
     check_loggers(log or ())
     if workers.engine == LOCAL:
         check_devices(devices)
-    run = replace(open_run(data, out, settings, splits), log=tuple(log or ()), devices=devices)
+    run = replace(open_run(data, out, settings, splits, folds=folds), log=tuple(log or ()), devices=devices)
     if run.record.finished and (out / SUMMARY).exists():
         say(f"All {len(run.splits.folds)} folds are finished already: {out / SUMMARY}.")
         return

@@ -99,7 +99,7 @@ def read_truth(
         row, column = np.argwhere(wrong)[0]
         raise LidcCdamError(
             f"Every nodule of the splits must have a value for {targets[column].key}, but {nodule_ids[row]} has none; "
-            f"run `lidc-cdam split` again."
+            f"make the cohort again with `lidc-cdam cohort`, then run `lidc-cdam split` again."
         )
     return values
 

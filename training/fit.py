@@ -54,7 +54,8 @@ def train(
         settings: What to predict, with which model, learnt how.
         fold: Which fold, counted from 0.
         splits: File of folds; DATA/splits.json by default.
-        log: Also log to tensorboard, mlflow or wandb (offline, in the fold's folder); history.csv is always written.
+        log: Also log to tensorboard, mlflow or wandb, several by comma (offline, in the fold's folder); history.csv is
+            always written.
         devices: GPUs that share each batch (without a GPU, processes); the result is that of one up to rounding.
 
     Raises:
@@ -62,7 +63,7 @@ def train(
     """
     check_loggers(log or ())
     check_devices(devices)
-    run = replace(open_run(data, out, settings, splits), log=tuple(log or ()), devices=devices)
+    run = replace(open_run(data, out, settings, splits, folds=[fold]), log=tuple(log or ()), devices=devices)
     chosen = run.fold(fold)
     if fit_fold(run, fold, read_cubes(data, [*chosen.train, *chosen.val, *chosen.test], settings.shown, out)):
         say(f"{told_fold(run, fold)}; written to {fold_folder(out, fold)}.")

@@ -18,7 +18,7 @@ from training.module import NoduleTask
 from training.settings import TrainingSettings
 
 SETTINGS = TrainingSettings(
-    targets="joint", epochs=7, batch_size=4, views=["axial"], dropout=0.1, max_lr=1e-2, average=0.9, patience=2
+    targets="joint", epochs=9, batch_size=4, views=["axial"], dropout=0.1, max_lr=3e-3, average=0.9, patience=2
 )
 FILES = ("model.safetensors", "model.json", "statistics.json", "history.csv", "predictions.csv", "validation.csv")
 PROCESSES = multiprocessing.get_context("forkserver")

@@ -128,6 +128,13 @@ def test_a_fold_hides_its_validation_and_test_patients(data):
         _nodules(data, 2, None)
 
 
+def test_folds_of_another_cohort_would_hide_the_wrong_patients(own_data):
+    cohort = own_data / "cohort.csv"
+    cohort.write_text(cohort.read_text() + "\n")
+    with pytest.raises(LidcCdamError, match=r"must divide the cohort of .* made from another one"):
+        _nodules(own_data, 0, None)
+
+
 def test_training_learns_to_tell_images_apart(finished):
     history = json.loads((finished / "history.json").read_text())
     assert all(row["spread"] > 0 and math.isfinite(row["loss"]) for row in history)

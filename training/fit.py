@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping
 
 from lidc_cdam import provenance
 from lidc_cdam.artifacts import PREDICTIONS, Fold, fold_folder, write_predictions, write_table
@@ -22,7 +21,7 @@ from lidc_cdam.progress import say
 from training.data import Cubes, FoldData, evaluation_images, read_cubes, read_truth
 from training.devices import check_devices, run_on_devices
 from training.inference import predict_nodules, predictions_table
-from training.lightning import EpochBar, Keeper, build_trainer, contained, enough_memory, quiet
+from training.lightning import EpochBar, Keeper, Patience, build_trainer, contained, enough_memory, quiet
 from training.loggers import check_loggers, open_loggers
 from training.module import NoduleTask
 from training.run import Run, open_run
@@ -184,7 +183,7 @@ def _fit(
 ) -> None:
     callbacks = [*listeners, EpochBar(f"Fold {index} ({index + 1} of {len(run.splits.folds)})")]
     if run.settings.patience is not None:
-        callbacks.append(EarlyStopping("val_loss", patience=run.settings.patience, check_finite=False))
+        callbacks.append(Patience(run.settings.patience))
     title = f"{run.out.name}, fold {index}"
     # Of several processes, the first one tells.
     log = () if int(os.environ.get("LOCAL_RANK", 0)) and run.devices > 1 else run.log

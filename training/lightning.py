@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins import CheckpointIO
 
@@ -166,6 +167,18 @@ class Keeper(pl.Callback):
     def read(self, path: Path, claim: str) -> None:
         """Take up what other processes left in a checkpoint of the training that `claim` names."""
         self.load_state_dict(WholeCheckpoint(claim).load_checkpoint(path)["callbacks"][self.state_key])
+
+
+class Patience(EarlyStopping):
+    """Ends a training whose validation loss stays behind its best; one that was ended stays so when it goes on."""
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__("val_loss", patience=epochs, check_finite=False)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """End at once what an earlier process had ended."""
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
 
 
 class WholeCheckpoint(CheckpointIO):

@@ -31,7 +31,13 @@ def _mlflow(folder: Path, name: str, settings: dict[str, Any]) -> Logger:
 
 
 def _wandb(folder: Path, name: str, settings: dict[str, Any]) -> Logger:
-    return WandbLogger(name=name, save_dir=folder, project=PROJECT, offline=True, config=settings)
+    import wandb
+
+    # Lightning's own call also sets what W&B warns of.
+    run = wandb.init(project=PROJECT, name=name, dir=folder, config=settings, mode="offline")
+    run.define_metric("trainer/global_step")
+    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    return WandbLogger(experiment=run)
 
 
 LOGGERS: dict[str, Callable[[Path, str, dict[str, Any]], Logger]] = {
@@ -69,7 +75,6 @@ def open_loggers(names: Sequence[str], folder: Path, title: str, settings: dict[
             if "wandb" in names:
                 import wandb
 
-                # It knows one run a process, which the next fold would go on with.
                 wandb.finish()
                 wandb.teardown()
 

@@ -121,3 +121,14 @@ def test_the_appendix_has_every_backbone_of_dino_deit_and_dinov2():
 def test_published_weights_learn_slower_at_their_beginning_in_the_sound_protocol():
     sound = [read(path)[1] for path in CONFIGS if protocol_of(path) == "sound"]
     assert all((found["layer_decay"] is not None) == (found["weights"] == "hub") for found in sound)
+
+
+def test_the_papers_sweep_has_its_ranges():
+    """Appendix: trainable layers 10 to all, dropout 0 to 0.12, batch 8 to 32; the final settings lie within."""
+    space = yaml.safe_load((CONFIGS[0].parents[1] / "sweep" / "paper.yaml").read_text())
+    assert space["trainable_layers"] == {"low": 10, "high": "all"}
+    assert space["dropout"] == {"low": 0.0, "high": 0.12}
+    assert (min(space["batch_size"]["choices"]), max(space["batch_size"]["choices"])) == (8, 32)
+    assert (space["cycles"]["low"], space["cycles"]["high"]) == RANGES["cycles"]
+    assert space["max_lr"]["low"] < FACTS["paper_appendix"]["max_lr"] < space["max_lr"]["high"]
+    assert set(space) == {"trainable_layers", "dropout", "batch_size", "cycles", "max_lr"}

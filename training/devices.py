@@ -10,7 +10,8 @@ import torch.distributed as dist
 from jaxtyping import Float, Shaped
 from lightning_fabric.plugins.environments.lightning import find_free_network_port
 from torch import Tensor
-from torch.multiprocessing import ProcessExitedException, get_context, start_processes
+from torch.multiprocessing import get_context
+from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from lidc_cdam.errors import LidcCdamError
 
@@ -86,7 +87,9 @@ def run_on_devices(work: Callable[..., None], devices: int, label: str, *argumen
     """
     told = get_context("spawn").SimpleQueue()
     shared = (find_free_network_port(), told, work, arguments)
-    group = start_processes(_part, shared, nprocs=devices, join=False, start_method="spawn")
+    group = start_processes(  # type: ignore[no-untyped-call]
+        _part, shared, nprocs=devices, join=False, start_method="spawn"
+    )
     try:
         while not group.join():
             pass

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from jaxtyping import Float32, Float64, Int16
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from lidc_cdam.artifacts import Fold, read_dataset
 from lidc_cdam.channels import SLICE, Channels, Source
@@ -20,6 +20,7 @@ from lidc_cdam.intensity import FeatureScaling, Intensity, Scaling, Statistics
 from lidc_cdam.progress import track
 from lidc_cdam.vocabulary import MALIGNANCY, Target
 from training.augment import ViewDraw, apply_draw, draw_epoch, order_epoch
+from training.devices import place, processes
 from training.radiomics import read_features
 from training.settings import PLAIN, Shown, TrainingSettings
 
@@ -98,7 +99,7 @@ def read_truth(
         row, column = np.argwhere(wrong)[0]
         raise LidcCdamError(
             f"Every nodule of the splits must have a value for {targets[column].key}, but {nodule_ids[row]} has none; "
-            f"run `lidc-cdam split` again."
+            f"make the cohort again with `lidc-cdam cohort`, then run `lidc-cdam split` again."
         )
     return values
 
@@ -216,6 +217,19 @@ class FoldData(pl.LightningDataModule):
         features = self._cubes.scaled_features(nodule_ids, self.statistics.features)
         return Part(tuple(nodule_ids), wanted, features)
 
+    def check_shares(self, devices: int) -> None:
+        """Every batch, and the validation nodules, must have an image for each of several devices.
+
+        Raises:
+            LidcCdamError: there are too many devices.
+        """
+        count, size = len(self.train.nodule_ids), self._settings.batch_size
+        least = min(*(min(size, count - start) for start in self._starts()), len(self.val.nodule_ids))
+        if devices > least:
+            raise LidcCdamError(
+                f"--devices must be at most {least}, the images of this fold's smallest batch; got {devices}."
+            )
+
     @property
     def batches_per_epoch(self) -> int:
         """Optimiser steps of one epoch."""
@@ -230,9 +244,12 @@ class FoldData(pl.LightningDataModule):
         chosen, count = self._settings, len(self.train.nodule_ids)
         draws = draw_epoch(chosen.seed, epoch, count, chosen.views, chosen.variation, self.statistics.grid.side)
         order = order_epoch(chosen.seed, epoch, count)
-        batches = [order[start : start + chosen.batch_size].tolist() for start in self._starts()]
-        return DataLoader(DrawnImages(self._cubes, self.train, draws), batch_sampler=batches)
+        batches = [order[start : start + chosen.batch_size] for start in self._starts()]
+        shares = [batch[place() :: processes()].tolist() for batch in batches]
+        return DataLoader(DrawnImages(self._cubes, self.train, draws), batch_sampler=shares)
 
     def val_dataloader(self) -> "DataLoader[Example]":
-        """All views of the validation nodules, in the split's order."""
-        return DataLoader(EvaluationImages(self._cubes, self.val, self._settings.views), self._settings.batch_size)
+        """All views of the validation nodules, in the split's order; of several processes, each has its share."""
+        images = EvaluationImages(self._cubes, self.val, self._settings.views)
+        share = Subset(images, range(place(), len(images), processes()))
+        return DataLoader(share, self._settings.batch_size)

@@ -103,7 +103,7 @@ def _save(figure: Figure, path: Path) -> list[Path]:
 
 def _canvas(rows: int, columns: int, width: float, height: float, **grid: Any) -> tuple[Figure, list[Axes]]:
     """A figure of `width` x `height` inches with its panels in reading order; a strip below stays free."""
-    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(rect=(0, 0.03, 1, 0.97)))
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(rect=(0, 0.03, 1, 0.97), w_pad=0.08))
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(rows, columns, squeeze=False, **grid).flat)
 
@@ -232,7 +232,9 @@ def _histogram(axes: Axes, predictions: pd.DataFrame) -> None:
     parts = [answers[label == kind].to_numpy() for kind in (0, 1)]
     axes.hist(parts, list(edges), stacked=True, color=[SKY, ORANGE], label=["benign", "malignant"])
     axes.set(xlabel="Predicted probability of malignancy", ylabel="Nodules")
-    axes.legend(fontsize=7, ncols=2, loc="upper center")
+    # Above the bars, in a room of its own.
+    axes.set_ylim(0, 1.45 * axes.get_ylim()[1])
+    axes.legend(fontsize=7, ncols=2, loc="upper left")
 
 
 def _biomarkers(predictions: pd.DataFrame, cohort: pd.DataFrame, summary: Mapping[str, Any]) -> Figure | None:
@@ -241,7 +243,7 @@ def _biomarkers(predictions: pd.DataFrame, cohort: pd.DataFrame, summary: Mappin
         return None
     columns = min(4, len(keys))
     rows = -(-len(keys) // columns)
-    figure, panels = _canvas(rows, columns, max(2.6 * columns, 3.4), 3.15 * rows + 0.4)
+    figure, panels = _canvas(rows, columns, max(2.75 * columns, 3.4), 3.15 * rows + 0.4)
     spread = cohort.loc[predictions["nodule_id"]]
     for key, axes in zip(keys, panels, strict=False):
         deviation = spread[f"{key}_sd"].fillna(0.0).to_numpy(dtype=np.float64) if f"{key}_sd" in spread else None

@@ -41,7 +41,7 @@ class TrainingSettings:
     targets: str | list[str] = "malignancy"
     """What to predict: malignancy, biomarkers (all eight), joint (all nine), or keys such as margin,diameter."""
     backbone: str = "tiny"
-    """Name of a vision transformer in the table of backbones."""
+    """Name of a vision transformer; docs/backbones.md lists them, and so does the error for a wrong one."""
     weights: str | None = None
     """Start from `hub` (the published weights), from a checkpoint file, or (none) from random weights."""
     image_size: int | None = None

@@ -11,6 +11,7 @@ import optuna
 import pandas as pd
 import yaml
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 
 from lidc_cdam.artifacts import write_table
@@ -75,14 +76,12 @@ def _draw_history(path: Path, ended: Sequence[FrozenTrial], trials: Sequence[Fro
     axes.plot(numbers, losses, "o", color="#0072b2", label="trial")
     axes.step(numbers, np.minimum.accumulate(losses), where="post", color="#d55e00", label="best so far")
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED and trial.intermediate_values]
-    axes.plot(
-        [trial.number for trial in pruned],
-        [min(trial.intermediate_values.values()) for trial in pruned],
-        "x",
-        color="#767676",
-        label="given up early",
-    )
-    axes.set(xlabel="trial", ylabel="validation loss, fold 0")
+    if pruned:
+        lowest = [min(trial.intermediate_values.values()) for trial in pruned]
+        axes.plot([trial.number for trial in pruned], lowest, "x", color="#767676", label="given up early")
+    axes.set(xlabel="Trial", ylabel="Validation loss, fold 0")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     _save(figure, path)
 
@@ -92,7 +91,8 @@ def _draw_importance(path: Path, shares: Mapping[str, float]) -> None:
     axes = figure.subplots()
     names = sorted(shares, key=lambda name: shares[name])
     axes.barh(names, [shares[name] for name in names], color="#0072b2")
-    axes.set(xlabel="share of the variance of the validation loss (fANOVA)", xlim=(0, 1))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set(xlabel="Share of the variance of the validation loss (fANOVA)", xlim=(0, 1))
     _save(figure, path)
 
 

@@ -6,17 +6,17 @@ beyond the limit, one score in a hundred, has the limit's colour.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Shaped
 from matplotlib import style
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lidc_cdam.artifacts import read_arrays, read_dataset
 from lidc_cdam.channels import consensus_of
-from lidc_cdam.drawing import DIVERGING, STYLE, canvas, save
+from lidc_cdam.drawing import DIVERGING, STYLE, save
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import read_json
 from lidc_cdam.geometry import VIEWS, take_view
@@ -30,7 +30,8 @@ from lidc_cdam.vocabulary import TARGETS
 SHARE = 0.99
 """Of the scores of a method that lie within its limits."""
 WINDOW_HU = (-1000, 400)
-MOST_METHODS = 14
+LEFT, TOP, BOTTOM, SIDE, GAP = 0.35, 0.85, 0.25, 1.0, 0.06
+"""Of the picture's parts, inches."""
 Maps = Float32[np.ndarray, "target row column"]
 Map = Float32[np.ndarray, "..."]
 Picture = tuple[Shaped[np.ndarray, "row column"], Bool[np.ndarray, "row column"]]
@@ -53,7 +54,7 @@ def draw_galleries(
     """
     fold_of = {key: fold for fold, patients in tested.items() for key in patients}
     folders = [folder for fold in tested for folder in (evaluation_folder(run, fold) / GALLERY).glob("*")]
-    methods = in_order({folder.name for folder in folders})[:MOST_METHODS]
+    methods = in_order({folder.name for folder in folders})
     maps = {
         (key, method): _maps(part_path(run, fold_of[key], GALLERY, method, key))
         for key in nodules
@@ -98,8 +99,7 @@ def _gallery(
     view: str,
 ) -> Figure:
     columns = 1 + len(methods)
-    figure, panels = canvas(len(slices), columns, 1.3 + 1.05 * columns, 0.9 + 1.07 * len(slices))
-    grid = np.array(panels, dtype=object).reshape(len(slices), columns)
+    figure, grid = _grid(len(slices), columns)
     limits = {method: _limit([each for (_, name), each in maps.items() if name == method]) for method in methods}
     for row, (key, picture) in enumerate(slices.items()):
         for axes in grid[row]:
@@ -117,12 +117,21 @@ def _gallery(
     grid[0, 0].set_title("CT, consensus", fontsize=7)
     for axes, method in zip(grid[0, 1:], methods, strict=True):
         axes.set_title(f"{title_of(method)}\n± {limits[method]:.2g}", fontsize=7)
-    figure.suptitle(
-        f"{TARGETS[target].title}: what raises (orange) and lowers (blue) the prediction; {VIEWS[view].title.lower()} "
-        f"slice, from the smallest to the largest nodule",
-        fontsize=9,
-    )
+    words = f"{TARGETS[target].title}: orange raises, blue lowers\n{VIEWS[view].title} slices, small to large"
+    figure.text(LEFT / figure.get_figwidth(), 1 - 0.12 / figure.get_figheight(), words, va="top", fontsize=8)
     return figure
+
+
+def _grid(rows: int, columns: int) -> tuple[Figure, Shaped[np.ndarray, "nodule panel"]]:
+    """Square panels side by side at fixed places, which is quicker than to let a layout find them."""
+    width, height = LEFT + columns * (SIDE + GAP), TOP + rows * (SIDE + GAP) + BOTTOM
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    grid = np.empty((rows, columns), dtype=object)
+    for row, column in np.ndindex(rows, columns):
+        left, top = LEFT + column * (SIDE + GAP), TOP + row * (SIDE + GAP)
+        grid[row, column] = figure.add_axes((left / width, 1 - (top + SIDE) / height, SIDE / width, SIDE / height))
+    return figure, grid
 
 
 def _signed(axes: Axes, scores: Map, limit: float, picture: Picture) -> None:

@@ -6,8 +6,8 @@ precision. `soft_mass` and `soft_rank` take what share of the readers marked a p
 
 A signed map is asked for one part of its relevance at a time: `positive` (what raises the output), `negative` (what
 lowers it) or `absolute`. A map without any relevance of that part, or an empty mask, has no answer: NaN, which is left
-out of means and counted, and is not a zero. The chance level of the four, what a random map reaches on average, is
-the mask's share of the image (`chance`; average precision of few pixels lies a little above it).
+out of means and counted, and is not a zero. The chance level of mass, rank and pointing, what a random map reaches on
+average, is the mask's share of the image (`chance`); that of average precision is `chance_precision`.
 
 Tied scores, such as the pixels of one token, stand for every order of themselves: a figure is its mean over those
 orders, so no direction of reading the image is favoured.
@@ -141,10 +141,34 @@ def soft_rank(scores: Array, fractions: Array, part: Part = "positive") -> Array
 
 
 def chance(mask: Array) -> Array:
-    """What a random map reaches on average in each of the four: the mask's share of the image; NaN if it is empty."""
+    """What a random map reaches on average in mass, rank and pointing: the mask's share of the image; NaN if empty."""
     inside = _tensor(mask).bool().double().flatten(-2)
     share = inside.mean(-1)
     return _as_given(torch.where(share > 0, share, torch.nan), mask)
+
+
+def chance_precision(cells: Tensor, known: Tensor) -> Tensor:
+    """Average precision that a random order of a map's cells reaches on average, exactly.
+
+    With n cells of equal size, of which the mask covers the shares p_j, S = sum p_j, Q = sum p_j^2 and H_n the n-th
+    harmonic number,
+
+        E = 1/S [ H_n Q / n + (n - H_n) (S^2 - Q) / (n (n - 1)) ]
+
+    which is above the mask's share of the image, the more so the fewer cells there are.
+
+    Args:
+        cells: the mask's share of each cell of the map's own grid, 0 to 1, [..., row, column].
+        known: whether a cell counts, [..., row, column].
+
+    Returns:
+        One figure per mask; NaN if it is empty.
+    """
+    shares, counted = (cells * known).double().flatten(-2), known.double().flatten(-2)
+    n, total, squares = counted.sum(-1), shares.sum(-1), (shares**2).sum(-1)
+    harmonic = torch.digamma(n + 1) - torch.digamma(torch.ones_like(n))
+    pairs = (n - harmonic) * (total**2 - squares) / (n * (n - 1)).clamp(min=1)
+    return (harmonic * squares / n.clamp(min=1) + pairs) / torch.where(total > 0, total, torch.nan)
 
 
 def _highest(ranked: Tensor, size: Tensor) -> Tensor:

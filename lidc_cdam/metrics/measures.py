@@ -21,6 +21,7 @@ from lidc_cdam.metrics.faithfulness import LIF, MIF, curves
 from lidc_cdam.metrics.localisation import (
     average_precision,
     chance,
+    chance_precision,
     pointing_game,
     relevance_mass,
     relevance_rank,
@@ -37,6 +38,7 @@ LOCALISATION = (
     "relevance_rank",
     "pointing_game",
     "auprc",
+    "auprc_chance",
     "relevance_mass_soft",
     "relevance_mass_soft_chance",
     "relevance_rank_soft",
@@ -156,9 +158,14 @@ def localisation(scores: Float[Tensor, "target view row column"], outlines: Outl
             (chance(outlines.fractions > 0), soft),
         )
     ]
-    ranks = relevance_rank(pixels, masks), pointing_game(pixels, masks), average_precision(pixels, masks)
+    precision = average_precision(pixels, masks)
+    grid = (scores.shape[-2], scores.shape[-1])
+    covered, counted = (F.adaptive_avg_pool2d(each.double(), grid) for each in (masks, read))
+    expected = chance_precision(covered / counted.clamp(min=1e-12), counted > 0).expand(mass.shape)
+    ranks = relevance_rank(pixels, masks), pointing_game(pixels, masks), precision
     rank_soft = soft_rank(pixels, outlines.fractions)
-    found = (mass, levels[0], *ranks, soft, levels[1], rank_soft, levels[2])
+    levels.insert(1, expected.masked_fill(precision.isnan(), torch.nan))
+    found = (mass, levels[0], *ranks, levels[1], soft, levels[2], rank_soft, levels[3])
     return {name: torch.nanmean(figures, 1).numpy() for name, figures in zip(LOCALISATION, found, strict=True)}
 
 
@@ -185,11 +192,11 @@ def measure_fidelity(case: Case, given: Map) -> Found:
     whole = type(found)(found.percent, values)
     read = output_indices(None, len(case.images), targets)
     own = np.arange(targets)
-    mif, lif = whole.values[MIF, :, own, own].mean(1), whole.values[LIF, :, own, own].mean(1)
+    mif, lif = (whole.values[direction, :, own, own].mean(1) for direction in (MIF, LIF))
     areas = whole.areas[:, :, own, own].mean(1)
     figures = {"fidelity_mif": areas[MIF], "fidelity_lif": areas[LIF]}
     figures |= _discrimination("fidelity", of_curves(whole, read), case.model.targets)
-    return Found(figures, {"percent": found.percent, "mif": mif, "lif": lif})
+    return Found(figures, {"percent": found.percent, "mif": mif - mif[:, :1], "lif": lif - lif[:, :1]})
 
 
 def measure_boxes(case: Case, given: Map) -> Found:

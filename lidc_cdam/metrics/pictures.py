@@ -10,6 +10,7 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from lidc_cdam.drawing import BLUE, DIVERGING, FIGURES, GREEN, GREY, ORANGE, PINK, SKY, STYLE, canvas, save
 from lidc_cdam.explain import EXPLAINERS
@@ -23,7 +24,7 @@ CHANCE_OF = {
     "relevance_mass": "relevance_mass_chance",
     "relevance_rank": "relevance_mass_chance",
     "pointing_game": "relevance_mass_chance",
-    "auprc": "relevance_mass_chance",
+    "auprc": "auprc_chance",
     "relevance_mass_soft": "relevance_mass_soft_chance",
     "relevance_rank_soft": "relevance_rank_soft_chance",
 }
@@ -94,6 +95,7 @@ def _perturbation(curves: pd.DataFrame) -> Figure | None:
         axes, shown = panels[place], curves[(curves["method"] == method) & (curves["target"] == target)]
         for name, colour, words in (("lif", BLUE, "least important first"), ("mif", ORANGE, "most important first")):
             _band(axes, shown[shown["curve"] == name], {"color": colour, "label": words, "linestyle": "-"})
+        axes.axhline(0, color=GREY, linewidth=0.5, zorder=0)
         if place < len(targets):
             axes.set_title(_target_title(target), fontsize=9)
         if place % len(targets) == 0:
@@ -102,8 +104,8 @@ def _perturbation(curves: pd.DataFrame) -> Figure | None:
     counts = curves["nodules"].unique()
     figure.supxlabel("Pixels replaced, %", fontsize=9)
     figure.suptitle(
-        f"Output (logit or z-score) as pixels are replaced; bands: 95 % over patients, {_range(counts)} nodules. "
-        f"The area between the curves is the fidelity.",
+        f"Change of the output (logit or z-score) as pixels are replaced; the area between the curves is the fidelity. "
+        f"Bands: 95 % over patients, {_range(counts)} nodules",
         fontsize=9,
     )
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=8)
@@ -211,6 +213,7 @@ def _methods(methods: Mapping[str, Any]) -> Figure | None:
         axes.set_title(TITLES[metric][0], fontsize=9)
         axes.set_yticks(range(len(ordered)), [title_of(method) for method in ordered], fontsize=8)
         axes.tick_params(axis="x", labelsize=7)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.set_ylim(-0.6, len(ordered) - 0.4)
     figure.suptitle("Mean over targets with 95 % interval over patients; grey: chance", fontsize=9)
     return figure
@@ -264,6 +267,8 @@ def _panels(count: int, width: float, height: float, **grid: Any) -> tuple[Figur
     figure, panels = canvas(rows, columns, 1.6 + width * columns, 0.9 + height * rows, **grid)
     for axes in panels[count:]:
         axes.set_visible(False)
+    for axes in panels[max(0, count - columns) : count]:
+        axes.tick_params(labelbottom=True)
     return figure, panels
 
 

@@ -84,6 +84,16 @@ def run(tmp_path: Path, data: Path) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures take longest, so one test draws them all, small, and the others none."""
+    if "dummy" in request.fixturenames:
+        monkeypatch.setattr("lidc_cdam.drawing.DPI", 40)
+    else:
+        for name in ("draw_pictures", "draw_galleries"):
+            monkeypatch.setattr(f"lidc_cdam.metrics.results.{name}", lambda *_: [])
+
+
 @pytest.fixture
 def dummy() -> Iterator[str]:
     """A method that scores pixels: 0 but for one row of the image in 32."""

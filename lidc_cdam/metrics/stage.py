@@ -96,8 +96,9 @@ def evaluate(
     others = {name: path for name, path in ((REPEATED, other_run), (RANDOMISED, randomised_run)) if path is not None}
     task = _task(run, names, measurement, others, batch_size)
     tested = {fold: _tested(run, fold) for fold in task.folds}
-    records = [record for fold in task.folds for record in _claim(task, fold, names, families, list(tested[fold]))]
+    records = [record for fold in task.folds for record in _claim(task, fold, families, list(tested[fold]))]
     _explain_missing(task, names, tested, workers)
+    records += [_claim_maps(task, fold, method) for fold in task.folds for method in names]
     jobs = _jobs(task, names, families, tested)
     outcomes = list(map_items(run_job, jobs, "Evaluating", workers, failed))
     forget_models()
@@ -180,12 +181,9 @@ def _tested(run: Path, fold: int) -> dict[str, str]:
     return dict(zip(table["nodule_id"], table["patient_id"], strict=True))
 
 
-def _claim(
-    task: Task, fold: int, methods: Sequence[str], families: Sequence[str], nodule_ids: Sequence[str]
-) -> list[provenance.Record]:
-    """One record for each family's settings, which all methods share, and one for each method's maps."""
+def _claim(task: Task, fold: int, families: Sequence[str], nodule_ids: Sequence[str]) -> list[provenance.Record]:
+    """One record for each family's settings, which all methods share."""
     source, folder = fold_folder(task.run, fold), evaluation_folder(task.run, fold)
-    remedy = f"evaluate with the earlier settings, or delete {evaluation_folder(task.run, '*')} to begin anew"
     inputs: dict[str, Path | str] = {
         "weights": source / WEIGHTS,
         "crops": read_dataset(task.data).digest(nodule_ids),
@@ -196,14 +194,22 @@ def _claim(
         others: dict[str, Path | str] = {}
         if family == "repeatability":
             others = {name: fold_folder(path, fold) / WEIGHTS for name, path in task.other_runs.items()}
-        records.append(provenance.begin(folder, f"evaluate/{family}", settings, {**inputs, **others}, remedy))
-    for method in methods:
-        explained = _explained(task.run, fold, method)
-        maps = {name: explained.get(name) for name in ("config", "inputs")}
-        if METHODS[method].native != "token":
-            maps = {"config": {"options": task.options[method]}, "inputs": None}
-        records.append(provenance.begin(folder, f"evaluate/maps/{method}", maps, remedy=remedy))
+        stage = f"evaluate/{family}"
+        records.append(provenance.begin(folder, stage, settings, {**inputs, **others}, _remedy(task)))
     return records
+
+
+def _claim_maps(task: Task, fold: int, method: str) -> provenance.Record:
+    """The record of the maps that are measured: the stored ones', or the settings of those made here."""
+    explained = _explained(task.run, fold, method)
+    maps = {name: explained.get(name) for name in ("config", "inputs")}
+    if METHODS[method].native != "token":
+        maps = {"config": {"options": task.options[method]}, "inputs": None}
+    return provenance.begin(evaluation_folder(task.run, fold), f"evaluate/maps/{method}", maps, remedy=_remedy(task))
+
+
+def _remedy(task: Task) -> str:
+    return f"evaluate with the earlier settings, or delete {evaluation_folder(task.run, '*')} to begin anew"
 
 
 def _explain_missing(

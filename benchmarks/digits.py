@@ -9,18 +9,27 @@ writes the images and their two-class list, trains the classifier (seconds), run
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float32, Int
-from PIL import Image
+from PIL import Image, ImageDraw
 from sklearn.datasets import load_digits
 
+from lidc_cdam.artifacts import read_maps
 from lidc_cdam.backbones import BACKBONES, Backbone, build_backbone
 from lidc_cdam.classifier import ImageClassifier
-from lidc_cdam.images import Classes, Input
+from lidc_cdam.explain import EXPLAINERS
+from lidc_cdam.explain.image_stage import explain_images
+from lidc_cdam.files import read_json
+from lidc_cdam.images import Classes, Input, image_map_path, read_image
+from lidc_cdam.metrics.image_stage import Perturbation, evaluate_images
+from lidc_cdam.metrics.image_summary import SHOWN as METRICS
+from lidc_cdam.metrics.image_summary import cell
+from reports.overlays import INK, font, map_panel, shown_panel
 
 SIDE, DIGIT, TOP = 16, 8, 4
 """Pixels: side of an image, of a digit in it, and from the upper edge to a digit."""
@@ -98,3 +107,80 @@ def write_images(folder: Path, count: int, seed: int = 1) -> Path:
         rows.append({"image": name, "class": own, "other_class": other})
     pd.DataFrame(rows).to_csv(folder / "classes.csv", index=False)
     return folder / "classes.csv"
+
+
+SHOWN = ("cdam", "integrated_cdam", "smooth_cdam", "attention", "rollout", "relevance_propagation", "gradcam")
+SHOWN_PIXELS = ("input_gradient", "integrated_gradients", "smoothgrad")
+EXAMPLES, CELL, EDGE, LINE = 3, 84, 8, 34
+"""Images in the picture; pixels: side of a cell, between cells, of a line of words."""
+
+
+def draw_maps(out: Path, images: Path, methods: Sequence[str], target: Path) -> None:
+    """Each method's maps of both digits, for the first images; one scale for all images of a method, printed below it."""
+    table = pd.read_csv(images / "classes.csv", dtype=str).head(EXAMPLES)
+    limits = {method: map_limit(out, method) for method in methods}
+    width = EDGE + (len(methods) + 1) * (CELL + EDGE)
+    made = Image.new("RGB", (width, 2 * LINE + len(table) * 2 * (CELL + EDGE) + 2 * EDGE), "white")
+    draw = ImageDraw.Draw(made)
+    for column, method in enumerate(methods, 1):
+        left = EDGE + column * (CELL + EDGE)
+        words = method.replace("_", "\n", 1) if len(method) > 9 else method
+        draw.multiline_text((left, 4), words, INK, font(11, bold=True), spacing=1)
+        draw.text((left, made.height - LINE + 10), f"±{limits[method]:.2g}", INK, font(11))
+    draw.text((EDGE, made.height - LINE + 10), "full colour at", INK, font(11))
+    for row, pair in enumerate(table.itertuples(index=False)):
+        image, *classes = pair
+        shown = np.asarray(read_image(images / image))
+        for line, key in enumerate(sorted(classes, key=list(image[4:6]).index)):
+            upper = LINE + (2 * row + line) * (CELL + EDGE)
+            if line == 0:
+                made.paste(shown_panel(shown).resize((CELL, CELL)), (EDGE, upper + CELL // 2))
+            draw.text((EDGE + CELL, upper + CELL // 2), key, INK, font(15, bold=True), anchor="rm")
+            for column, method in enumerate(methods, 1):
+                maps = read_maps(image_map_path(out, method, image))
+                panel = map_panel(shown, maps.scores[maps.targets.index(key), 0, 0], limits[method])
+                made.paste(panel.resize((CELL, CELL)), (EDGE + column * (CELL + EDGE), upper))
+    made.save(target)
+
+
+def map_limit(out: Path, method: str) -> float:
+    """Score of the full colour: the 99th percentile over a method's maps."""
+    scores = [np.abs(read_maps(path).scores).ravel() for path in sorted((out / "maps" / method).glob("*.npz"))]
+    return float(np.percentile(np.concatenate(scores), 99)) or 1.0
+
+
+def table_of(summary: dict[str, Any]) -> pd.DataFrame:
+    """Methods as rows, metrics with their intervals as columns."""
+    rows = [
+        {"method": method} | {title: cell(figures.get(metric), form) for metric, (title, form) in METRICS.items()}
+        for method, figures in summary["methods"].items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    """Make the table and the picture."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("digits_out"))
+    parser.add_argument("--images", type=int, default=200)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    BACKBONES[NAME] = ROW
+    images, model, maps = (chosen.out / name for name in ("images", "model", "maps"))
+    classes = write_images(images, chosen.images)
+    if not (model / "model.json").exists():
+        train_classifier().save(model)
+    for method in EXPLAINERS:
+        explain_images(images, str(model), maps, method, classes=classes, pictures=False)
+    measured = chosen.out / "evaluation"
+    evaluate_images(images, str(model), measured, Perturbation(), list(EXPLAINERS), classes)
+    table = table_of(read_json(measured / "images_explainers.json"))
+    table.to_csv(chosen.out / "digits.csv", index=False)
+    draw_maps(maps, images, (*SHOWN, *SHOWN_PIXELS), chosen.out / "digits.png")
+    print(f"| {' | '.join(table.columns)} |\n|{'---|' * len(table.columns)}")
+    for row in table.itertuples(index=False):
+        print(f"| {' | '.join(row)} |")
+
+
+if __name__ == "__main__":
+    main()

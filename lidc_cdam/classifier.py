@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 import timm
 import torch
@@ -22,6 +22,7 @@ from lidc_cdam.weights import read_classifier
 
 UNTAGGED_CROP = 0.875
 """Share of the shorter side that is shown to a backbone without published settings: 224 of 256 pixels, as the paper."""
+Kind = TypeVar("Kind", bound="ImageClassifier")
 
 
 class ImageClassifier(NoduleModel):
@@ -65,7 +66,7 @@ class ImageClassifier(NoduleModel):
         return {**super()._description(), "titles": list(self.classes.titles), "input": asdict(self.shown)}
 
     @classmethod
-    def _described(cls, stored: Any) -> Self:
+    def _described(cls: type[Kind], stored: Any) -> Kind:
         height, width = stored["image_size"]
         backbone = build_backbone(stored["backbone"], None, (height, width), stored["dropout"])
         return cls(backbone, Classes(tuple(stored["targets"]), tuple(stored["titles"])), input_of(stored["input"]))

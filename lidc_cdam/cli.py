@@ -147,7 +147,7 @@ def command_parser(name: str, function: Callable[..., None], form: str = "") -> 
     )
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    words = f"lidc-cdam {name} --{form}" if form else f"lidc-cdam {name}"
+    words = f"lidc-cdam {name} --{form.replace('_', '-')}" if form else f"lidc-cdam {name}"
 
     class Parser(ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,7 @@ WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
 SIDE_WIDTH = 64
 """Of the head that reads numbers beside the image."""
+Kind = TypeVar("Kind", bound="NoduleModel")
 
 
 def best_device() -> torch.device:
@@ -147,7 +148,7 @@ class NoduleModel(nn.Module):
         }
 
     @classmethod
-    def _described(cls, stored: Any) -> Self:
+    def _described(cls: type[Kind], stored: Any) -> Kind:
         """A model as its description says, without its weights."""
         height, width = stored["image_size"]
         channels = stored.get("channels", 3)
@@ -155,7 +156,7 @@ class NoduleModel(nn.Module):
         return cls(backbone, stored["targets"], stored["head"], features=stored.get("features", 0))
 
     @classmethod
-    def load(cls, folder: Path | str) -> Self:
+    def load(cls: type[Kind], folder: Path | str) -> Kind:
         """The model that `save` wrote, on the CPU and in evaluation mode; its outputs are the same to the last bit.
 
         Raises:

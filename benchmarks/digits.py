@@ -116,7 +116,7 @@ EXAMPLES, CELL, EDGE, LINE = 3, 84, 8, 34
 
 
 def draw_maps(out: Path, images: Path, methods: Sequence[str], target: Path) -> None:
-    """Each method's maps of both digits, for the first images; one scale for all images of a method, printed below it."""
+    """Each method's maps of both digits, for the first images; one scale for all images of a method, printed below."""
     table = pd.read_csv(images / "classes.csv", dtype=str).head(EXAMPLES)
     limits = {method: map_limit(out, method) for method in methods}
     width = EDGE + (len(methods) + 1) * (CELL + EDGE)

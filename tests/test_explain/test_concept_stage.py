@@ -47,7 +47,8 @@ def test_examples_come_from_the_training_nodules_alone(run, capsys):
     explain_concepts(run, [SPIKY], concept_controls=2)
     assert "Fold 1: spiky has 1 examples, not 30; all are taken" in capsys.readouterr().out
     drawn = [
-        list(csv.DictReader((concept_folder(run, fold, "spiky", "cdam") / "examples.csv").open())) for fold in (0, 1)
+        list(csv.DictReader((concept_folder(run, fold, "spiky", "cdam") / "examples.csv").read_text().splitlines()))
+        for fold in (0, 1)
     ]
     assert [[row["nodule_id"] for row in rows if row["set"] == "spiky"] for rows in drawn] == [["c"], ["b"]]
     for rows, training in zip(drawn, ("c", "ab"), strict=True):
@@ -87,7 +88,7 @@ def test_concept_and_controls_are_measured(run, capsys):
     assert found["mass_difference"]["value"] == pytest.approx(found["mass"]["value"] - found["mass_control"]["value"])
     # Every nodule fits the second rule, so there is none to tell them from.
     assert "tells" not in summary["big"]["cdam"]
-    rows = list(csv.DictReader((run / "concepts.csv").open()))
+    rows = list(csv.DictReader((run / "concepts.csv").read_text().splitlines()))
     assert {(row["nodule_id"], row["fold"]) for row in rows} == {("a", "0"), ("b", "0"), ("c", "1")}
 
 
@@ -124,7 +125,7 @@ def test_a_nodule_that_cannot_be_read_is_a_row(run, capsys):
     crop_files.crop_path(run.parent / "data", "a").write_bytes(b"damaged")
     explain_concepts(run, ["b_like=diameter == 1 and spiculation > 4"], concept_controls=2, folds=[0])
     assert "1 nodules could not be explained" in capsys.readouterr().out
-    (row,) = csv.DictReader((concept_folder(run, 0, "b_like", "cdam") / "failed.csv").open())
+    (row,) = csv.DictReader((concept_folder(run, 0, "b_like", "cdam") / "failed.csv").read_text().splitlines())
     assert row["nodule_id"] == "a"
 
 

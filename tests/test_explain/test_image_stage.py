@@ -28,7 +28,7 @@ def run(world, **changes):
 
 
 def index(world, method="cdam", out="out"):
-    return list(csv.DictReader((world / out / "maps" / method / "index.csv").open()))
+    return list(csv.DictReader((world / out / "maps" / method / "index.csv").read_text().splitlines()))
 
 
 def test_each_image_has_maps_of_its_likeliest_classes(world, capsys):
@@ -96,7 +96,7 @@ def test_an_image_that_cannot_be_read_is_a_row_and_leaves_no_old_map(world, caps
     assert "Could not explain 1 of 6 images" in capsys.readouterr().out
     assert not image_map_path(world / "out", "cdam", "red/0.png").exists()
     assert "red/0.png" not in [row["image"] for row in index(world)]
-    (failed,) = csv.DictReader((world / "out/maps/cdam/failed.csv").open())
+    (failed,) = csv.DictReader((world / "out/maps/cdam/failed.csv").read_text().splitlines())
     assert failed["image"] == "red/0.png"
     assert "must be an image that can be read" in failed["reason"]
     assert not read_record(world / "out", "explain images/cdam")["finished"]

@@ -40,7 +40,7 @@ def run(world, **changes):
 
 
 def table(world):
-    rows = csv.DictReader((world / "out" / "images_explainers.csv").open())
+    rows = csv.DictReader((world / "out" / "images_explainers.csv").read_text().splitlines())
     return {(row["image"], row["method"], row["target"], row["metric"]): float(row["value"] or "nan") for row in rows}
 
 

@@ -31,7 +31,7 @@ def settings(world, **changes):
 
 
 def rows(path):
-    return list(csv.DictReader(path.open()))
+    return list(csv.DictReader(path.read_text().splitlines()))
 
 
 @pytest.mark.parametrize("augment", [True, False])

@@ -124,9 +124,7 @@ def published_classifier(name: str, weights: str | Path) -> ImageClassifier:
         )
     weight, bias = found
     model = ImageClassifier(backbone, _published_classes(len(bias)), published_input(name))
-    with torch.no_grad():
-        model.head.weight.copy_(weight)
-        model.head.bias.copy_(bias)
+    model.head.load_state_dict({"weight": weight, "bias": bias})
     return model.eval()
 
 

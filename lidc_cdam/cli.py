@@ -275,10 +275,11 @@ def _switched(words: Sequence[str], switches: Collection[str]) -> list[str]:
 def _spelled(words: Sequence[str], lists: Collection[str], configs: str) -> list[str]:
     """Words as the parser wants them.
 
-    `--max-lr` becomes `--max_lr` (the argument's and the YAML key's name), `--folds 0,2` becomes `--folds=[0,2]`, and
-    `--config NAME` the file of the bundled configuration of that name.
+    `--max-lr` becomes `--max_lr` (the argument's and the YAML key's name), `--folds 0,2` becomes `--folds=[0,2]` (and
+    adds to the list where it is given again), and `--config NAME` the file of the bundled configuration of that name.
     """
     spelled: list[str] = []
+    given: set[str] = set()
     rest = iter(words)
     for word in rest:
         option, equals, value = word.partition("=")
@@ -291,7 +292,8 @@ def _spelled(words: Sequence[str], lists: Collection[str], configs: str) -> list
             value = str(bundled(configs, value))
         elif key in lists and value not in ("", "null") and not value.startswith(("[", "--")):
             value = f"[{value}]"
-        spelled.append(f"--{key}={value}")
+        spelled.append(f"--{key}+={value}" if key in given else f"--{key}={value}")
+        given |= {key} & set(lists)
     return spelled
 
 

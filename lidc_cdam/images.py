@@ -1,12 +1,12 @@
 """Natural images: files of a folder, read as a person sees them, and what of each a model is shown."""
 
 import hashlib
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -193,12 +193,12 @@ def read_class_list(path: Path, images: Sequence[str], classes: Classes) -> Clas
         LidcCdamError: the file is missing or no such table, or a row names an unknown image or class, the same class
             twice, or an image that another row names.
     """
-    rows = _class_rows(path)
+    rows, known = _class_rows(path), set(images)
     found = ClassList({}, {})
     for line, row in enumerate(rows.itertuples(index=False), 2):
         image, own, other = row
         place = f"--classes {path}, line {line}"
-        if image not in images:
+        if image not in known:
             near = get_close_matches(image, images, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"paths are relative to it, such as {images[0]!r}."
             raise LidcCdamError(f"{place}: {image!r} must be a file of the folder of images, but it is none; {hint}")
@@ -230,18 +230,19 @@ def _class_rows(path: Path) -> pd.DataFrame:
     return table[["image", "class", "other_class"]]
 
 
-def input_of(stored: dict[str, object]) -> Input:
+def input_of(stored: Any) -> Input:
     """An `Input` from its JSON form (`dataclasses.asdict`).
 
     Raises:
         KeyError: a value is missing.
         TypeError: a value is of another kind.
+        ValueError: likewise.
     """
-    size, mean, sd = (tuple(stored[name]) for name in ("size", "mean", "sd"))  # type: ignore[arg-type]
-    share = float(stored["crop_share"])  # type: ignore[arg-type]
-    if not math.isfinite(share):
-        raise TypeError("crop_share is no finite number")
-    return Input(size, mean, sd, share)  # type: ignore[arg-type]
+    height, width = stored["size"]
+    red, green, blue = stored["mean"]
+    first, second, third = stored["sd"]
+    mean, sd = (float(red), float(green), float(blue)), (float(first), float(second), float(third))
+    return Input((int(height), int(width)), mean, sd, float(stored["crop_share"]))
 
 
 def image_map_path(out: Path, method: str, name: str) -> Path:

@@ -89,7 +89,7 @@ def _open(maps: Path) -> Explained:
     check_schema(path, stored)
     try:
         return Explained(maps, Path(stored["images"]), input_of(stored["input"]), dict(stored["titles"]))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise LidcCdamError(f"{path} must be as `lidc-cdam explain --images` wrote it; run it again.") from error
 
 
@@ -106,9 +106,9 @@ def _draw(explained: Explained, method: Method, name: str, rows: pd.DataFrame) -
     maps = read_maps(image_map_path(explained.out, method.name, name))
     shown = explained.shown.shown(read_image(explained.images / name))
     panels = [Panel(shown_panel(shown), "what the model sees", name)]
-    for row in rows.itertuples():
-        key = str(row.target)
-        note = f"logit {float(row.logit):+.2f}, probability {float(row.probability):.2f}".replace("-", "−")
+    for row in rows.to_dict("records"):
+        key = str(row["target"])
+        note = f"logit {row['logit']:+.2f}, probability {row['probability']:.2f}".replace("-", "−")
         scores = maps.scores[maps.targets.index(key), 0, 0]
         panels.append(Panel(map_panel(shown, scores, method.limit), explained.titles.get(key, key), note))
     with replacing(overlay_path(explained.out, method.name, name)) as temporary:

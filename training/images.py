@@ -164,7 +164,7 @@ class _Training:
             for latents, classes in self._batches(epoch, source):
                 loss = F.cross_entropy(head(latents), classes)
                 optimiser.zero_grad()
-                loss.backward()
+                torch.autograd.backward(loss)
                 optimiser.step()
                 total, count = total + loss.item() * len(classes), count + len(classes)
             if not count or not np.isfinite(total):
@@ -201,7 +201,7 @@ class _Training:
         if source is not None:
             latents, places = source
             order = torch.from_numpy(np.random.default_rng(seed).permutation(len(places))).to(self.device)
-            for part in order.split(self.settings.batch_size):
+            for part in torch.split(order, self.settings.batch_size):
                 yield latents[part], labels[torch.tensor(places, device=self.device)[part]]
             return
         order = np.random.default_rng(seed).permutation(len(self.folder.train.names)).tolist()

@@ -200,8 +200,8 @@ class _Work:
         return rows
 
     def _is_done(self, name: str, digest: str, rows: Mapping[str, list[Row]]) -> bool:
-        known = rows.get(name)
-        return bool(known) and known[0]["sha256"] == digest and image_map_path(self.out, self.method, name).exists()
+        known = rows.get(name, [])
+        return known != [] and known[0]["sha256"] == digest and image_map_path(self.out, self.method, name).exists()
 
     def _read(self, names: Sequence[str], failures: list[Row]) -> dict[str, Image.Image]:
         found = {}

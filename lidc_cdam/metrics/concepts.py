@@ -94,8 +94,7 @@ def summarised(table: pd.DataFrame, seed: int = 0, replicates: int = REPLICATES)
     """
     found: dict[str, Any] = {}
     for (name, method), rows in table.groupby(["concept", "method"]):
-        wide = rows.pivot_table("value", ["nodule_id", "patient_id", "fold"], "metric", dropna=False).reset_index()
-        wide = wide[wide["patient_id"].notna()].dropna(subset=["likeness"])
+        wide = rows.set_index(["nodule_id", "patient_id", "fold", "metric"])["value"].unstack("metric").reset_index()
         weights = draw_weights(list(wide["patient_id"]), replicates, seed)
         found.setdefault(str(name), {})[str(method)] = {"nodules": len(wide), **_figures(wide, weights)}
     bootstrap = {"unit": "patient", "replicates": replicates, "level": LEVEL, "seed": seed}
@@ -106,7 +105,9 @@ def _figures(wide: pd.DataFrame, weights: Weights) -> dict[str, Any]:
     columns = {name: wide[name].to_numpy(float) for name in FIGURES if not name.startswith("likeness")}
     columns |= {f"{name}_difference": columns[name] - columns[other] for name, other in PAIRS.items()}
     values = np.stack(list(columns.values()), 1)
-    figures = {name: each.as_dict() for name, each in zip(columns, column_means(values, weights), strict=True)}
+    figures: dict[str, Any] = {
+        name: each.as_dict() for name, each in zip(columns, column_means(values, weights), strict=True)
+    }
     fits = wide["fits"] if "fits" in wide else pd.Series(np.nan, index=wide.index)
     if fits.notna().all() and 0 < fits.sum() < len(fits):
         ranked: list[Statistic] = []

@@ -184,8 +184,9 @@ class _Measuring:
         finally:
             # An interrupt keeps what is measured; the next call goes on after it.
             self._write()
+        wanted = set(names) - set(self.failures)
         for method in self.rows:
-            self.rows[method] = {name: rows for name, rows in self.rows[method].items() if name in names}
+            self.rows[method] = {name: rows for name, rows in self.rows[method].items() if name in wanted}
         if self.failures:
             say(f"{len(self.failures)} images could not be measured; {self.out / FAILED} names each with its reason.")
         return fresh
@@ -228,7 +229,7 @@ class _Measuring:
 
 
 def _is_done(rows: Sequence[Row] | None, digest: str) -> bool:
-    return bool(rows) and bool(digest) and rows[0]["sha256"] == digest
+    return rows is not None and bool(digest) and rows[0]["sha256"] == digest
 
 
 def _figures(

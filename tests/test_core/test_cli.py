@@ -195,3 +195,20 @@ def test_an_option_chooses_a_form_in_words_or_in_a_file(capsys, monkeypatch, tmp
     assert main(["step", "--count", "0"]) == 0
     assert main(["step", "--switch-on", "--out", "a"]) == 2
     assert "lidc-cdam step --switch-on: unrecognized arguments: --out a; see" in capsys.readouterr().err
+
+
+def test_a_list_that_is_given_again_grows(capsys, monkeypatch):
+    called = []
+
+    def listed(words: list[str] | None = None, numbers: tuple[int, ...] = ()) -> None:
+        """Say what arrived.
+
+        Args:
+            words: some.
+            numbers: some.
+        """
+        called.append((words, numbers))
+
+    monkeypatch.setattr(sys.modules[__name__], "step", listed)
+    assert main(["step", "--words", "a=b >= 4", "--words", "c,d", "--numbers", "1,2"]) == 0
+    assert called == [(["a=b >= 4", "c", "d"], (1, 2))]

@@ -31,7 +31,7 @@ def attention(model: NoduleModel, images: Images, targets: Targets = None, *, ba
     Raises:
         LidcCdamError: there is no [CLS] that the head reads, or the last block has no softmax attention.
     """
-    call = Call.of(model, images, targets, batch_size)
+    call = Call.of(model, images, targets, batch_size, tokens="none", matrices="last")
     check_class_token(model)
     last = attention_layers(model)[-1:]
 
@@ -59,7 +59,7 @@ def rollout(model: NoduleModel, images: Images, targets: Targets = None, *, batc
     Raises:
         LidcCdamError: there is no [CLS] that the head reads, or a block has no softmax attention.
     """
-    call = Call.of(model, images, targets, batch_size, matrices=True)
+    call = Call.of(model, images, targets, batch_size, tokens="none", matrices="all")
     check_class_token(model)
     layers = attention_layers(model)
 

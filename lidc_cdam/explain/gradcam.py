@@ -31,7 +31,7 @@ def gradcam(
         signed: leave the ReLU out, so that tokens against the output show too.
         batch_size: images at a time, at most; changes no map.
     """
-    call, cut = Call.of(model, images, targets, batch_size), LastBlock(model)
+    call, cut = Call.of(model, images, targets, batch_size, tokens="last"), LastBlock(model)
 
     def scores(chunk: Images) -> TokenScores:
         entry = cut.enter(chunk)

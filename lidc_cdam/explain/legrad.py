@@ -49,7 +49,7 @@ def legrad(
         LidcCdamError: a block has no softmax attention, or there are fewer blocks.
     """
     _check(blocks)
-    call = Call.of(model, images, targets, batch_size, matrices=True)
+    call = Call.of(model, images, targets, batch_size, matrices="all")
     layers = attention_layers(model)
     if blocks is not None and blocks > len(layers):
         raise LidcCdamError(f"--options.blocks must be at most {len(layers)}, the blocks of the model; got {blocks}.")

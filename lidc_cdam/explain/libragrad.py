@@ -44,7 +44,7 @@ def libragrad(
     Raises:
         LidcCdamError: a block has no softmax attention, or the model has layers without a rule.
     """
-    call = Call.of(model, images, targets, batch_size, matrices=True)
+    call = Call.of(model, images, targets, batch_size, matrices="all")
     return call.token_maps(lambda chunk: token_scores(call, chunk, biases))
 
 

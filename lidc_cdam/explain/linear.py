@@ -107,5 +107,5 @@ def _fixed_deviation(norm: nn.LayerNorm, x: Float[Tensor, "*token channel"]) -> 
 def _fixed_gate(activation: nn.Module, x: Float[Tensor, "*token channel"]) -> Float[Tensor, "*token channel"]:
     with torch.no_grad():
         nonzero = torch.where(x == 0, torch.finfo(x.dtype).eps, x)
-        gate = activation.forward(nonzero) / nonzero
+        gate: Tensor = activation.forward(nonzero) / nonzero
     return x * gate

@@ -51,7 +51,7 @@ def partial_lrp(
     Raises:
         LidcCdamError: there is no [CLS] that the head reads, or the model has layers without a rule.
     """
-    call, cut = Call.of(model, images, targets, batch_size), LastBlock(model)
+    call, cut = Call.of(model, images, targets, batch_size, tokens="last", matrices="last"), LastBlock(model)
     check_class_token(model)
 
     def scores(chunk: Images) -> TokenScores:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,8 @@ Images = Float[Tensor, "image channel height width"]
 Readings = Float[Tensor, "image readout"]
 TokenScores = Float[Tensor, "image readout token"]
 
+Blocks = Literal["none", "last", "all"]
+
 BUDGET = 2**28
 """Numbers that one forward pass may keep for its backward passes: 1 GiB in single precision, whatever the batch."""
 
@@ -42,7 +44,13 @@ class Call:
 
     @classmethod
     def of(
-        cls, model: NoduleModel, images: Images, targets: Targets, batch_size: int, matrices: bool = False
+        cls,
+        model: NoduleModel,
+        images: Images,
+        targets: Targets,
+        batch_size: int,
+        tokens: Blocks = "all",
+        matrices: Blocks = "none",
     ) -> "Call":
         """Check a call.
 
@@ -51,7 +59,8 @@ class Call:
             images: normalised images of the model's size.
             targets: what to explain.
             batch_size: images at a time, at most.
-            matrices: whether the attention matrices of all blocks are kept besides the tokens.
+            tokens: the blocks whose tokens are kept for a backward pass.
+            matrices: the blocks whose attention matrices are kept.
 
         Raises:
             LidcCdamError: images or targets that do not fit the model, or a model without gradients.
@@ -59,7 +68,7 @@ class Call:
         check_images(model, images)
         check_size(batch_size)
         check_gradients(model)
-        kept = _kept_by_an_image(model, images, matrices)
+        kept = _kept_by_an_image(model, images, tokens, matrices)
         return cls(model, images, Request.of(model, targets), max(1, min(batch_size, BUDGET // kept)))
 
     def chunks(self) -> Iterator[Images]:
@@ -98,11 +107,12 @@ def gradients(readings: Readings, inputs: Sequence[Tensor]) -> Iterator[tuple[Te
         yield torch.autograd.grad(reading, inputs, retain_graph=index < len(sums), materialize_grads=True)
 
 
-def _kept_by_an_image(model: NoduleModel, images: Images, matrices: bool) -> int:
-    """About how many numbers a forward pass of one image keeps: 16 widths a token, and three arrays of attention."""
+def _kept_by_an_image(model: NoduleModel, images: Images, tokens: Blocks, matrices: Blocks) -> int:
+    """About how many numbers a pass of one image keeps: 16 widths a token of a block, three arrays of its attention."""
     rows, columns = token_grid(model, images)
-    tokens = int(getattr(model.backbone, "num_prefix_tokens", 0)) + rows * columns
+    length = int(getattr(model.backbone, "num_prefix_tokens", 0)) + rows * columns
     blocks: Any = getattr(model.backbone, "blocks", ())
-    attention = getattr(blocks[-1], "attn", None) if len(blocks) else None
-    heads = int(getattr(attention, "num_heads", 1)) if matrices else 0
-    return max(1, len(blocks)) * tokens * (16 * int(model.backbone.num_features) + 3 * heads * tokens)
+    depth = {"none": 0, "last": 1, "all": len(blocks)}
+    heads = int(getattr(getattr(blocks[-1], "attn", None), "num_heads", 1)) if len(blocks) else 0
+    width = int(model.backbone.num_features)
+    return max(1, depth[tokens] * 16 * width * length + depth[matrices] * 3 * heads * length**2)

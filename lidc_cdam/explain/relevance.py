@@ -35,7 +35,7 @@ def relevance_propagation(
     Raises:
         LidcCdamError: there is no [CLS] that the head reads, or a block has no softmax attention.
     """
-    call = Call.of(model, images, targets, batch_size, matrices=True)
+    call = Call.of(model, images, targets, batch_size, matrices="all")
     check_class_token(model)
     layers = attention_layers(model)
 

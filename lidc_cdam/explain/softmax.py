@@ -26,8 +26,8 @@ def attention_layers(model: NoduleModel) -> list[nn.Module]:
         LidcCdamError: a block has none.
     """
     LastBlock(model)
-    layers = [getattr(block, "attn", None) for block in model.backbone.blocks]
-    if not all(isinstance(layer, nn.Module) for layer in layers):
+    layers = [block.attn for block in model.backbone.blocks if isinstance(getattr(block, "attn", None), nn.Module)]
+    if len(layers) < len(model.backbone.blocks):
         raise _unreadable(model)
     return layers
 

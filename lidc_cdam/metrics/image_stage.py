@@ -25,6 +25,7 @@ from lidc_cdam.metrics.discrimination import of_boxes, of_curves
 from lidc_cdam.metrics.faithfulness import LIF, MIF, curves
 from lidc_cdam.metrics.image_summary import lines_of, summarised
 from lidc_cdam.metrics.intervals import REPLICATES
+from lidc_cdam.metrics.measures import compactness
 from lidc_cdam.metrics.perturbation import Fill, check_fill
 from lidc_cdam.model import best_device
 from lidc_cdam.progress import say, track
@@ -33,8 +34,6 @@ TABLE, SUMMARY = "images_explainers.csv", "images_explainers.json"
 COLUMNS = ("image", "method", "target", "metric", "value")
 KEPT = 20
 """Images after which what is measured is written down."""
-NEAR_ZERO = 0.05
-"""Share of a map's largest |score| up to which a score counts as nearly zero."""
 Row = dict[str, Any]
 
 
@@ -252,7 +251,7 @@ def _figures(
         "fidelity_lif": curve.areas[LIF, 0, places, read[0]],
         "fidelity": fidelity.own[0],
         "box": box.own[0],
-        "compactness": compactness(scores.double()).numpy(),
+        "compactness": compactness(scores).numpy(),
     }
     if len(keys) == 2:
         figures |= {
@@ -266,13 +265,6 @@ def _figures(
         for place, key in enumerate(keys)
         for metric, values in figures.items()
     ]
-
-
-def compactness(scores: Float[Tensor, "*map row column"]) -> Float[Tensor, "*map"]:
-    """Share of scores that are nearly zero, |s| <= 0.05 max |s|; NaN for a map of zeros."""
-    sizes = scores.abs().flatten(-2)
-    highest = sizes.amax(-1, keepdim=True)
-    return (sizes <= NEAR_ZERO * torch.where(highest > 0, highest, torch.nan)).to(sizes).mean(-1)
 
 
 def _pool(measuring: _Measuring, replicates: int) -> None:

@@ -1,9 +1,7 @@
 import csv
 import json
 
-import numpy as np
 import pytest
-import torch
 from image_world import write_classifier, write_layout
 
 from lidc_cdam.classifier import open_classifier
@@ -13,7 +11,8 @@ from lidc_cdam.explain import explain
 from lidc_cdam.images import read_image
 from lidc_cdam.metrics import image_stage
 from lidc_cdam.metrics.discrimination import box_discrimination, fidelity_discrimination
-from lidc_cdam.metrics.image_stage import Perturbation, compactness, evaluate_images
+from lidc_cdam.metrics.image_stage import Perturbation, evaluate_images
+from lidc_cdam.metrics.measures import compactness
 
 QUICK = Perturbation(steps=3, boxes=4)
 
@@ -190,13 +189,3 @@ def test_the_command_takes_its_settings(world, capsys):
     assert main(words) == 0
     assert "Measured the maps of 3 images (cdam, random)" in capsys.readouterr().out
     assert main([*words, "--fidelity-nodules", "3"]) == 2
-
-
-def test_compactness_counts_what_is_nearly_zero():
-    maps = np.zeros((3, 2, 2))
-    maps[0] = [[1, 0.05], [-0.04, 0.06]]
-    maps[1] = [[-1, -1], [-1, -1]]
-
-    found = compactness(torch.from_numpy(maps))
-    assert found[:2].tolist() == [0.5, 0.0]
-    assert np.isnan(found[2])

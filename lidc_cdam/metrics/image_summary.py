@@ -1,11 +1,11 @@
 """From one row per image, method, class and metric to means and differences with intervals over images."""
 
 from collections.abc import Sequence
-from itertools import combinations
 from typing import Any
 
 import pandas as pd
 
+from lidc_cdam.metrics.differences import paired_differences
 from lidc_cdam.metrics.intervals import LEVEL, column_means, draw_weights
 
 SHOWN = {
@@ -30,7 +30,7 @@ def summarised(table: pd.DataFrame, methods: Sequence[str], replicates: int, see
     Returns:
         `methods` {method: {metric: interval}} with `images`, how many the mean is of; an image of two classes counts
         once, by the mean of both. `differences` {metric: {first: {second: interval}}} of first minus second on the
-        images that have both, for each pair.
+        images that have both, for each pair, with `p` and, corrected over the metric's pairs, `p_holm`.
     """
     wide = table.groupby(["image", "method", "metric"])["value"].mean().unstack(["method", "metric"])
     weights = draw_weights(list(map(str, wide.index)), replicates, seed)
@@ -46,12 +46,9 @@ def summarised(table: pd.DataFrame, methods: Sequence[str], replicates: int, see
     for (method, metric), interval, column in zip(single, column_means(values, weights), values.T, strict=True):
         entry = {**interval.as_dict(), "images": int((column == column).sum())}
         found["methods"].setdefault(method, {})[metric] = entry
-    pairs = [(a, b, m) for m in metrics for a, b in combinations(methods, 2) if (a, m) in wide and (b, m) in wide]
-    if pairs:
-        first, second = ([(pair[side], pair[2]) for pair in pairs] for side in (0, 1))
-        apart = wide[first].to_numpy() - wide[second].to_numpy()
-        for (one, other, metric), interval in zip(pairs, column_means(apart, weights), strict=True):
-            found["differences"].setdefault(metric, {}).setdefault(one, {})[other] = interval.as_dict()
+    for record in paired_differences(wide[single], weights):
+        metric, first, second, images = (record.pop(name) for name in ("metric", "first", "second", "nodules"))
+        found["differences"].setdefault(metric, {}).setdefault(first, {})[second] = {**record, "images": images}
     return found
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,7 @@ WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
 SIDE_WIDTH = 64
 """Of the head that reads numbers beside the image."""
+Kind = TypeVar("Kind", bound="NoduleModel")
 
 
 def best_device() -> torch.device:
@@ -35,6 +36,9 @@ class NoduleModel(nn.Module):
     Outputs are on the model's own scale: a logit for malignancy, a z-score for a biomarker
     (`intensity.Scaling` turns them into what a person reads).
     """
+
+    kind: ClassVar[str] = "nodules"
+    """What is shown to the model, which its description keeps."""
 
     def __init__(
         self,
@@ -57,7 +61,7 @@ class NoduleModel(nn.Module):
             LidcCdamError: an unknown target, a repeated one or none, or an unknown head.
         """
         super().__init__()
-        self.targets = _checked_targets(targets)
+        self.targets = self._checked(targets)
         if head not in HEADS:
             raise LidcCdamError(f"--head must be one of {', '.join(HEADS)}; got {head!r}.")
         self.head_kind = head
@@ -67,6 +71,10 @@ class NoduleModel(nn.Module):
         self.head = _head(head, width, len(self.targets))
         self.features = features
         self.side_head = _side_head(features, len(self.targets)) if features else None
+
+    def _checked(self, targets: Sequence[str]) -> tuple[str, ...]:
+        """The targets as a tuple, if a model of this kind can have them."""
+        return _checked_targets(targets)
 
     @property
     def channels(self) -> int:
@@ -129,6 +137,7 @@ class NoduleModel(nn.Module):
     def _description(self) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
+            "kind": self.kind,
             "backbone": self.backbone_name,
             "image_size": list(self.image_size),
             "targets": list(self.targets),
@@ -139,7 +148,15 @@ class NoduleModel(nn.Module):
         }
 
     @classmethod
-    def load(cls, folder: Path | str) -> "NoduleModel":
+    def _described(cls: type[Kind], stored: Any) -> Kind:
+        """A model as its description says, without its weights."""
+        height, width = stored["image_size"]
+        channels = stored.get("channels", 3)
+        backbone = build_backbone(stored["backbone"], None, (height, width), stored["dropout"], channels)
+        return cls(backbone, stored["targets"], stored["head"], features=stored.get("features", 0))
+
+    @classmethod
+    def load(cls: type[Kind], folder: Path | str) -> Kind:
         """The model that `save` wrote, on the CPU and in evaluation mode; its outputs are the same to the last bit.
 
         Raises:
@@ -149,13 +166,12 @@ class NoduleModel(nn.Module):
         path = folder / DESCRIPTION
         stored = read_json(path)
         check_schema(path, stored)
+        if stored.get("kind", NoduleModel.kind) != cls.kind:
+            raise LidcCdamError(f"{path} must describe a model of {cls.kind}, but it is one of {stored['kind']}.")
         try:
-            height, width = stored["image_size"]
             # On "meta" tensors have no values yet: random ones that the file replaces would take longest of all.
             with torch.device("meta"):
-                channels = stored.get("channels", 3)
-                backbone = build_backbone(stored["backbone"], None, (height, width), stored["dropout"], channels)
-                model = cls(backbone, stored["targets"], stored["head"], features=stored.get("features", 0))
+                model = cls._described(stored)
         except (KeyError, TypeError, ValueError) as error:
             raise LidcCdamError(
                 f"{path} must describe a model as training wrote it, but it does not ({error!r}); train the fold again."

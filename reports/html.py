@@ -47,6 +47,12 @@ def render_index(index: dict[str, Any]) -> str:
     return template.render(index=index, policy=policy, style=_style(), script=Markup(script))
 
 
+def render_images(page: dict[str, Any]) -> str:
+    """The page that lists pictures of natural images' maps, which lie beside it as files."""
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' file:; base-uri 'none'; form-action 'none'"
+    return environment().get_template("images.html").render(page=page, policy=policy, style=_style())
+
+
 def stored_key(path: Path) -> str | None:
     """The key of a page written earlier; None if there is no such page or it has none."""
     if not path.exists():

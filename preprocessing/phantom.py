@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Int16
 
 from lidc_cdam.vocabulary import BIOMARKERS, TARGETS
-from preprocessing.annotations import Nodule
+from preprocessing.annotations import IndexBox, Nodule
 from preprocessing.phantom_dicom import write_series
 from preprocessing.phantom_look import ABSENT, Anatomy, Look, draw, draw_anatomy, generator_for, look_of, ratings_of
 from preprocessing.phantom_parts import Ball, Body, Grid, Noise, Tube, Volume, edge, pixel_axis
@@ -211,6 +211,13 @@ class Phantom:
         inside = self.anatomy.lung_hu + look.contrast * (inside - self.anatomy.lung_hu)
         inside = inside + _dense_share(depth, part, look) * (look.dense_hu - inside)
         hu[index] += edge(depth, look.edge_mm) * (inside - hu[index])
+
+
+def stored_hu(made: Phantom, box: IndexBox) -> Int16[np.ndarray, "row column slice"]:
+    """A phantom's HU on a box of its scan's voxels, whole numbers as a CT's 12 bits hold them."""
+    rows, columns = (np.arange(*span) * made.scan.pixel_spacing_mm for span in (box.row, box.column))
+    hu = made.hu(columns, rows, np.array(made.scan.slice_z_mm[slice(*box.slice)]))
+    return np.asarray(np.moveaxis(np.clip(np.rint(hu), -1024, 3071), 0, 2), np.int16)
 
 
 def _ellipse(

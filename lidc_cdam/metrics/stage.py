@@ -35,6 +35,7 @@ from lidc_cdam.explain.stage import explain_run
 from lidc_cdam.files import write_json
 from lidc_cdam.geometry import central_index
 from lidc_cdam.intensity import STATISTICS, Statistics, was_read
+from lidc_cdam.metrics.causes_stage import evaluate_causes
 from lidc_cdam.metrics.comparison import compare, lines_of
 from lidc_cdam.metrics.intervals import REPLICATES
 from lidc_cdam.metrics.measures import (
@@ -88,6 +89,8 @@ def evaluate(
     replicates: int = REPLICATES,
     seed: int = 0,
     batch_size: int = 64,
+    phantom: bool = False,
+    phantom_nodules: int | None = 60,
 ) -> None:
     """Measure which maps to trust.
 
@@ -106,6 +109,8 @@ def evaluate(
         replicates: Bootstrap replicates of each interval.
         seed: Seed of the choice of nodules and of the bootstrap.
         batch_size: Images at a time; changes the memory, not the figures.
+        phantom: For a run on phantoms (`lidc-cdam causes`): also measure maps against known causes.
+        phantom_nodules: Phantoms of each fold that are asked for their causes; none takes all.
     """
     if batch_size < 1 or replicates < 1:
         raise LidcCdamError(f"--batch-size and --replicates must be at least 1; got {batch_size} and {replicates}.")
@@ -124,6 +129,8 @@ def evaluate(
         say(f"{failed} maps could not be measured; {run / 'fold_*' / 'evaluation'} names each with its reason.")
     told = f"Measured {fresh} maps" if fresh else "All maps were measured before"
     say(f"{told} ({', '.join(names)}); see {run / EXPLAINERS} and {run / COMPARISON}.")
+    if phantom:
+        evaluate_causes(run, names, phantom_nodules, replicates, seed, batch_size)
 
 
 def _methods(methods: str | list[str]) -> list[str]:

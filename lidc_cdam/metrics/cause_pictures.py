@@ -4,6 +4,7 @@ Zero, or chance, is always the neutral colour; every panel prints its limits on 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,62 @@ def draw_causes(found: Mapping[str, Any], path: Path) -> list[Path]:
         return figure
 
     return _styled(draw, path)
+
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+"""Of methods, those of Okabe and Ito; further ones are drawn in grey."""
+CONTROLS = {"random": "#999999", "centre": "#999999"}
+
+
+def draw_claims(found: Mapping[str, Any], path: Path) -> list[Path]:
+    """Mean level of each target's map against the signed distance from the consensus' surface.
+
+    Args:
+        found: as `claims_table.summarise` gives it.
+        path: without its ending.
+
+    Returns:
+        The two files.
+    """
+    methods = found["methods"]
+    targets = [key for key in TARGETS if key in next(iter(methods.values()))["profiles"]]
+    edges, core, shell = found["profile_mm"], found["regions_mm"]["core_below"], found["regions_mm"]["shell_to"]
+    middles = [(low + high) / 2 for low, high in pairwise(edges)]
+    others = [name for name in methods if name not in CONTROLS]
+    colours = {**CONTROLS, **{name: COLOURS[rank] if rank < len(COLOURS) else GREY for rank, name in enumerate(others)}}
+
+    def draw() -> Figure:
+        columns = min(3, len(targets))
+        rows = -(-len(targets) // columns)
+        figure, axes = _canvas(rows, columns, 3.3 * columns + 0.4, 2.2 * rows + 0.7)
+        for panel, target in zip(axes, targets, strict=False):
+            panel.axvspan(core, shell, color="#eeeeee", zorder=0)
+            panel.axhline(0, color="#777777", linewidth=0.7)
+            for method, parts in methods.items():
+                value, low, high = _curve(parts["profiles"][target])
+                line = {"random": ":", "centre": "--"}.get(method, "-")
+                label = EXPLAINERS[method].title
+                panel.plot(middles, value, color=colours[method], linestyle=line, linewidth=1.4, label=label)
+                if method in (*others[:1], *CONTROLS):
+                    panel.fill_between(middles, low, high, color=colours[method], alpha=0.2, linewidth=0)
+            panel.set_title(TARGETS[target].title, fontsize=9, loc="left")
+        for panel in axes[len(targets) :]:
+            panel.axis("off")
+        figure.supxlabel("Signed distance from the readers' surface, mm (negative: inside; grey: shell)", fontsize=8.5)
+        figure.supylabel("Level (mean signed / mean absolute score)", fontsize=8.5)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 6), fontsize=8)
+        return figure
+
+    return _styled(draw, path)
+
+
+def _curve(entries: Sequence[Mapping[str, Any]]) -> tuple[list[float], ...]:
+    """Values and ends of a profile; NaN where a bin has none."""
+    return tuple(
+        [float("nan") if entry[name] is None else float(entry[name]) for entry in entries]
+        for name in ("value", "low", "high")
+    )
 
 
 def _table(

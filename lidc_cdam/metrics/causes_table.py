@@ -122,29 +122,30 @@ def lines_of_causes(found: Mapping[str, Any]) -> list[str]:
         f"{found['phantoms']} phantoms of {found['patients']} patients; 95 % intervals over patients.",
         "",
         "Outputs (model's own scale) when one biomarker alone goes from the least to the most of its cause:",
-        *_aligned(
+        *aligned(
             [_effect_row(key, row) for key, row in found["effects"].items()],
             ["changed", "own output", "expected", "most moved other"],
         ),
         "",
     ]
     cells = [
-        [target, method, *(_cell(entry.get(name), form) for name, (_, form) in COLUMNS.items())]
+        [target, method, *(cell(entry.get(name), form) for name, (_, form) in COLUMNS.items())]
         for target in found["effects"]
         for method, targets in found["methods"].items()
         if (entry := targets.get(target))
     ]
-    return lines + _aligned(cells, ["biomarker", "method", *(title for title, _ in COLUMNS.values())])
+    return lines + aligned(cells, ["biomarker", "method", *(title for title, _ in COLUMNS.values())])
 
 
 def _effect_row(changed: str, row: Mapping[str, Entry]) -> list[str]:
     others = {name: entry["value"] for name, entry in row.items() if name != changed and entry["value"] is not None}
     furthest = max(others, key=lambda name: abs(others[name] or 0.0), default="")
     told = f"{furthest} {others[furthest]:+.2f}" if furthest else "-"
-    return [changed, _cell(row.get(changed), "+.2f"), "+" if expected_sign(changed) > 0 else "-", told]
+    return [changed, cell(row.get(changed), "+.2f"), "+" if expected_sign(changed) > 0 else "-", told]
 
 
-def _cell(entry: Entry | None, form: str) -> str:
+def cell(entry: Entry | None, form: str) -> str:
+    """A figure with its interval as text; a dash where there is none."""
     if entry is None or entry["value"] is None:
         return "-"
     ends = (entry["low"], entry["high"])
@@ -152,7 +153,8 @@ def _cell(entry: Entry | None, form: str) -> str:
     return f"{entry['value']:{form}}{told}"
 
 
-def _aligned(rows: list[list[str]], head: list[str]) -> list[str]:
+def aligned(rows: list[list[str]], head: list[str]) -> list[str]:
+    """Rows of cells under their heads, in columns."""
     cells = [head, *rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]

@@ -36,6 +36,7 @@ from lidc_cdam.files import write_json
 from lidc_cdam.geometry import central_index
 from lidc_cdam.intensity import STATISTICS, Statistics, was_read
 from lidc_cdam.metrics.causes_stage import evaluate_causes
+from lidc_cdam.metrics.claims_stage import evaluate_claims
 from lidc_cdam.metrics.comparison import compare, lines_of
 from lidc_cdam.metrics.intervals import REPLICATES
 from lidc_cdam.metrics.measures import (
@@ -91,6 +92,7 @@ def evaluate(
     batch_size: int = 64,
     phantom: bool = False,
     phantom_nodules: int | None = 60,
+    claims: bool = False,
 ) -> None:
     """Measure which maps to trust.
 
@@ -111,6 +113,7 @@ def evaluate(
         batch_size: Images at a time; changes the memory, not the figures.
         phantom: For a run on phantoms (`lidc-cdam causes`): also measure maps against known causes.
         phantom_nodules: Phantoms of each fold that are asked for their causes; none takes all.
+        claims: Also measure what the paper says of biomarker maps: where they are positive and negative.
     """
     if batch_size < 1 or replicates < 1:
         raise LidcCdamError(f"--batch-size and --replicates must be at least 1; got {batch_size} and {replicates}.")
@@ -131,6 +134,8 @@ def evaluate(
     say(f"{told} ({', '.join(names)}); see {run / EXPLAINERS} and {run / COMPARISON}.")
     if phantom:
         evaluate_causes(run, names, phantom_nodules, replicates, seed, batch_size)
+    if claims:
+        evaluate_claims(run, names, replicates, seed)
 
 
 def _methods(methods: str | list[str]) -> list[str]:

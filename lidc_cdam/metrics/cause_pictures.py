@@ -108,6 +108,7 @@ def draw_claims(found: Mapping[str, Any], path: Path) -> list[Path]:
                 if method in (*others[:1], *CONTROLS):
                     panel.fill_between(middles, low, high, color=colours[method], alpha=0.2, linewidth=0)
             panel.set_title(TARGETS[target].title, fontsize=9, loc="left")
+            panel.set_xticks(range(-10, 11, 5))
         for panel in axes[len(targets) :]:
             panel.axis("off")
         figure.supxlabel("Signed distance from the readers' surface, mm (negative: inside; grey: shell)", fontsize=8.5)
@@ -167,7 +168,7 @@ def _name(axes: Axes, title: str, rows: Sequence[str], columns: Sequence[str]) -
 
 def _canvas(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     """A figure of `width` x `height` inches with its panels in reading order; a strip below stays free."""
-    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(rect=(0, 0.025, 1, 0.975)))
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(rect=(0, 0.025, 1, 0.97)))
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 

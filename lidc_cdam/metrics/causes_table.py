@@ -35,7 +35,8 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "partial_correlation": ("partial r", "+.2f"),
 }
 """Figures of the printed table: title and number format."""
-Entry = Mapping[str, float | int | None]
+Entry = Mapping[str, Any]
+"""A figure with its interval, as JSON has it."""
 
 
 def summarise(table: pd.DataFrame, cohort: pd.DataFrame, replicates: int, seed: int) -> dict[str, Any]:

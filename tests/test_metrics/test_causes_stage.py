@@ -87,9 +87,9 @@ def test_a_perfect_map_agrees_with_every_effect(judge: Judge, run: Path) -> None
 
 
 def test_a_random_map_agrees_with_effects_by_chance(judge: Judge, run: Path) -> None:
-    rounds = [rows_of(judge, run.parent / "data", "random") for _ in range(20)]
+    rounds = [rows_of(judge, run.parent / "data", "random") for _ in range(8)]
     found = pd.concat(rounds)
-    assert found["sign_of_change"].mean() == pytest.approx(0.5, abs=0.12)
+    assert found["sign_of_change"].mean() == pytest.approx(0.5, abs=0.17)
     assert found["cause_mass"].mean() == pytest.approx(found["cause_share"].mean(), rel=0.05)
     assert abs(found["size_correlation"].mean()) < 0.02
 
@@ -139,11 +139,11 @@ def test_a_choice_of_phantoms_grows_and_joins(run: Path) -> None:
 
 
 def test_figures_do_not_depend_on_the_batch(run: Path) -> None:
-    evaluate_causes(run, ["cdam"], None, 10, 0, 3)
+    evaluate_causes(run, ["cdam"], 1, 10, 0, 3)
     one = pd.read_csv(run / "causes.csv")
     for path in run.glob("fold_*/causes/*"):
         path.unlink()
-    evaluate_causes(run, ["cdam"], None, 10, 0, 64)
+    evaluate_causes(run, ["cdam"], 1, 10, 0, 64)
     other = pd.read_csv(run / "causes.csv")
     np.testing.assert_allclose(one["value"], other["value"], atol=1e-4, equal_nan=True)
 

@@ -1,7 +1,7 @@
 """`evaluate --phantom`: a run's maps of phantoms against their known causes."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -185,18 +185,29 @@ def _measure_fold(run: Path, data: Path, fold: int, method: str, chosen: dict[st
     earlier = read_table(part, EXPLAINER_COLUMNS, "evaluate --phantom") if part.exists() else None
     done = set() if earlier is None else set(earlier["nodule_id"])
     pending = [key for key in chosen if key not in done]
+    changes = {} if method == MODEL else _own_effects(place / f"{MODEL}.csv")
     rows: list[Row] = []
     try:
         for nodule_id in track(pending, f"Asking {method} for causes, fold {fold}"):
             identity: Row = {"nodule_id": nodule_id, "patient_id": chosen[nodule_id], "fold": fold, "method": method}
             known = read_known(data, nodule_id, judge.keys)
-            found = effects(judge, known) if method == MODEL else figures(judge, known, method)
+            found = effects(judge, known) if method == MODEL else figures(judge, known, method, changes[nodule_id])
             rows += [{**identity, **row} for row in found]
     finally:
         if rows:
             tables = [*([] if earlier is None else [earlier]), pd.DataFrame(rows)]
             write_table(part, pd.concat(tables, ignore_index=True), EXPLAINER_COLUMNS)
     return len(pending)
+
+
+def _own_effects(path: Path) -> dict[str, dict[str, float]]:
+    """How each phantom's outputs change with their own cause, by nodule and biomarker, as measured before."""
+    table = read_table(path, EXPLAINER_COLUMNS, "evaluate --phantom")
+    own = table[table["metric"] == "effect_of_" + table["target"]]
+    return {
+        str(nodule_id): dict(zip(rows["target"], rows["value"], strict=True))
+        for nodule_id, rows in table[["nodule_id"]].drop_duplicates().merge(own, how="left").groupby("nodule_id")
+    }
 
 
 def read_known(data: Path, nodule_id: str, keys: Sequence[str]) -> Known:
@@ -228,8 +239,15 @@ def effects(judge: Judge, known: Known) -> list[Row]:
     return rows
 
 
-def figures(judge: Judge, known: Known, method: str) -> list[Row]:
-    """Every figure of one phantom's maps by one method."""
+def figures(judge: Judge, known: Known, method: str, changes: Mapping[str, float]) -> list[Row]:
+    """Every figure of one phantom's maps by one method.
+
+    Args:
+        judge: the fold's model.
+        known: the phantom.
+        method: the estimator.
+        changes: by biomarker, how its output changes from the least to the most of its cause (`effects`).
+    """
     keys, size = judge.keys, judge.model.image_size
     own = judge.maps(judge.images([known.hu]), keys, method)[0]
     nodule = judge.on_input(np.logical_or.reduce(list(known.masks.values())))
@@ -240,18 +258,16 @@ def figures(judge: Judge, known: Known, method: str) -> list[Row]:
         if SIZE in keys and key != SIZE:
             found["size_correlation"] = map_correlation(own[index], own[keys.index(SIZE)])
         if key in known.pairs:
-            found |= _pair_figures(judge, key, known.pairs[key], method)
+            found |= _pair_figures(judge, key, known.pairs[key], method, changes[key])
         rows += [{"target": key, "metric": metric, "value": value} for metric, value in found.items()]
     return rows
 
 
-def _pair_figures(judge: Judge, key: str, pair: tuple[Cube, Cube], method: str) -> dict[str, float]:
+def _pair_figures(judge: Judge, key: str, pair: tuple[Cube, Cube], method: str, change: float) -> dict[str, float]:
     """Whether the map's sign on what differs between two crops is that of the output's change."""
-    images = judge.images(pair)
-    least, most = judge.outputs(images)[:, judge.model.targets.index(key)]
-    pixels = spread(judge.maps(images, [key], method)[:, 0], judge.model.image_size)
+    pixels = spread(judge.maps(judge.images(pair), [key], method)[:, 0], judge.model.image_size)
     region = judge.on_input(np.abs(pair[1].astype(int) - pair[0]) > CHANGED_HU)
-    change, (without, with_it) = float(most - least), (sum_on(each, region) for each in pixels)
+    without, with_it = (sum_on(each, region) for each in pixels)
     return {
         "output_change": change,
         "region_least": without,

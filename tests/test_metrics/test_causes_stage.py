@@ -64,7 +64,14 @@ def judge(monkeypatch: pytest.MonkeyPatch) -> Judge:
 
 def rows_of(judge: Judge, data: Path, method: str) -> pd.DataFrame:
     known = {key: read_known(data, key, judge.keys) for key in NODULES}
-    rows = [{"nodule_id": key, **row} for key in NODULES for row in figures(judge, known[key], method)]
+    rows = []
+    for key in NODULES:
+        changes = {
+            str(row["target"]): float(row["value"])
+            for row in effects(judge, known[key])
+            if row["metric"] == f"effect_of_{row['target']}"
+        }
+        rows += [{"nodule_id": key, **row} for row in figures(judge, known[key], method, changes)]
     return pd.DataFrame(rows).pivot(index=["nodule_id", "target"], columns="metric", values="value")
 
 

@@ -41,6 +41,7 @@ COMMANDS: dict[str, Command] = {
     "extract": Command(
         "preprocessing.extract:extract", "Make 1 mm cubes and reader masks from DICOM, volumes or a pack"
     ),
+    "causes": Command("preprocessing.phantom_causes:causes", "Write where a phantom's biomarkers have their causes"),
     "split": Command("preprocessing.splits:split", "Divide the extracted nodules into folds"),
     "pretrain": Command("training.pretrain:pretrain", "Train a backbone on crops without their labels (DINO)"),
     "train": Command("training.fit:train", "Train one fold", "train", {"task": "training.images:train_images"}),

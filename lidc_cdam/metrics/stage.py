@@ -25,6 +25,8 @@ from lidc_cdam.explain.stage import explain_run
 from lidc_cdam.files import read_json
 from lidc_cdam.metrics.boxes import BOXES
 from lidc_cdam.metrics.boxes import box_sides as checked_sides
+from lidc_cdam.metrics.causes_stage import evaluate_causes
+from lidc_cdam.metrics.claims_stage import evaluate_claims
 from lidc_cdam.metrics.intervals import REPLICATES
 from lidc_cdam.metrics.measures import FAMILIES, OF_OTHERS, RANDOMISED, REPEATED, USUAL
 from lidc_cdam.metrics.parts import FAILURE_COLUMNS, GALLERY, evaluation_folder, part_path, record_failures
@@ -53,6 +55,9 @@ def evaluate(
     seed: int = 0,
     batch_size: int = 64,
     workers: Workers = HERE,
+    phantom: bool = False,
+    phantom_nodules: int | None = 60,
+    claims: bool = False,
 ) -> None:
     """Measure which maps to trust.
 
@@ -83,6 +88,9 @@ def evaluate(
         seed: Seed of the choice of nodules, of boxes and fresh weights, and of the bootstrap.
         batch_size: Images at a time; changes the memory, not the figures.
         workers: Where to work; each worker holds one model, or with repeatability those of all folds.
+        phantom: For a run on phantoms (`lidc-cdam causes`): also measure maps against known causes.
+        phantom_nodules: Phantoms of each fold that are asked for their causes; none takes all.
+        claims: Also measure what the paper says of biomarker maps: where they are positive and negative.
     """
     if batch_size < 1 or replicates < 1:
         raise LidcCdamError(f"--batch-size and --replicates must be at least 1; got {batch_size} and {replicates}.")
@@ -111,6 +119,10 @@ def evaluate(
     done = sum(len(job.parts) for job in jobs) - failures
     told = f"Measured {done} parts" if done else "Everything was measured before"
     say(f"{told} ({', '.join(names)}: {', '.join(families)}); see {run / EXPLAINERS} and {run / PICTURES}.")
+    if phantom:
+        evaluate_causes(run, names, phantom_nodules, replicates, seed, batch_size)
+    if claims:
+        evaluate_claims(run, names, replicates, seed)
 
 
 def _chosen(option: str, asked: str | list[str], known: Collection[str]) -> list[str]:

@@ -19,6 +19,7 @@ from reports import html, pdf
 from reports.context import SAFE_NAME, Case, Run, case_key, open_run
 from reports.index import index_content, index_row
 from reports.material import load
+from reports.scales import plain_limits
 from reports.sections import document
 
 INDEX = "index.html"
@@ -65,7 +66,7 @@ def report(
     failed = [row for row in results if "reason" in row]
     _write_failed(out, failed)
     write_text(out / INDEX, html.render_index(index_content(runs, results)))
-    limits = {" ".join(each.targets): each.limits for each in runs}
+    limits = {" ".join(each.targets): plain_limits(each.limits) for each in runs}
     record.finish(nodules=len(items), failed=len(failed), scale_limits=limits)
     _tell(runs, results, failed, out)
 

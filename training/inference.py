@@ -69,7 +69,8 @@ def embed_nodules(
     with _answering(model, device) as place:
         for batch in torch.split(torch.from_numpy(images_hu), BATCH):
             images = intensity.apply(batch.flatten(0, 1).to(place), model.image_size)
-            passes.append(model.embed(images).float().unflatten(0, batch.shape[:2]).mean(1).cpu())
+            latents = model.embed(images).float().reshape(*batch.shape[:2], -1)
+            passes.append(latents.mean(1).cpu())
     return torch.cat(passes).numpy()
 
 

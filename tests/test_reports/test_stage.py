@@ -34,7 +34,7 @@ def test_each_nodule_has_two_documents_and_a_row_of_the_index(made):
     assert record["finished"]
     limits = list(record["results"]["scale_limits"].values())
     for stored, run in zip(limits, (cohort.biomarkers, cohort.malignancy), strict=True):
-        assert stored == {str(fold): limit for fold, limit in open_run(run, "cdam")[0].limits.items()}
+        assert stored == {str(fold): limits for fold, limits in open_run(run, "cdam")[0].limits.items()}
 
 
 def test_no_document_names_a_path_of_this_machine(made):

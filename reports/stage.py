@@ -21,6 +21,7 @@ from reports.index import index_content, index_row
 from reports.material import load
 from reports.scales import plain_limits
 from reports.sections import document
+from reports.viewer import viewer_data
 
 INDEX = "index.html"
 
@@ -150,7 +151,7 @@ def _work(item: Item) -> dict[str, Any]:
             with replacing(item.paper) as temporary:
                 temporary.write_bytes(pdf.render_case(content))
             # The page comes last: its key says that both are there.
-            write_text(item.page, html.render_case(content, item.key))
+            write_text(item.page, html.render_case(content, item.key, viewer_data(material, content)))
         return index_row(material)
     except (LidcCdamError, ValueError, typst.TypstError) as error:
         return {"nodule_id": item.nodule_id, "reason": _without_paths(str(error), item.runs)}

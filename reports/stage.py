@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import typst
+from jinja2 import TemplateError
 
 from lidc_cdam import artifacts, provenance
 from lidc_cdam.compute import map_items
@@ -148,12 +149,15 @@ def _work(item: Item) -> dict[str, Any]:
         material = load(item.runs, item.cases)
         if not item.is_current():
             content = document(material)
+            # Both are made before either is written.
+            page = html.render_case(content, item.key, viewer_data(material, content))
+            paper = pdf.render_case(content)
             with replacing(item.paper) as temporary:
-                temporary.write_bytes(pdf.render_case(content))
+                temporary.write_bytes(paper)
             # The page comes last: its key says that both are there.
-            write_text(item.page, html.render_case(content, item.key, viewer_data(material, content)))
+            write_text(item.page, page)
         return index_row(material)
-    except (LidcCdamError, ValueError, typst.TypstError) as error:
+    except (LidcCdamError, ValueError, TemplateError, typst.TypstError) as error:
         return {"nodule_id": item.nodule_id, "reason": _without_paths(str(error), item.runs)}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 INDEX_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -25,8 +25,18 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    made.filters["told"] = told
     made.filters["drawing"] = Markup  # only for SVG text from `reports.figures`, which escapes its words
     return made
+
+
+def told(sentence: str) -> Markup:
+    """A sentence with what stands between backticks as code."""
+    parts = [escape(part) for part in sentence.split("`")]
+    whole = len(parts) % 2
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if place % 2 and whole else part for place, part in enumerate(parts)
+    )
 
 
 SCRIPTS = ("case_grid.js", "case_draw.js", "case.js")

@@ -40,12 +40,21 @@ function chosen(second) {
 // The token grid of a target on a slice, or null where there is none.
 function mapOn(target, method, view, depth) {
   const layer = layerFor(target, method);
+  if (layer?.cube) return cubeMap(layer, target, view, depth);
   const places = layer && [layer.targets.indexOf(target), layer.views.indexOf(view), layer.slices.indexOf(depth)];
   if (!layer || places.includes(-1)) return null;
   const { rows, columns } = layer;
   const [count, depths] = [rows * columns, layer.slices.length];
   const start = ((places[0] * layer.views.length + places[1]) * depths + places[2]) * count;
   return { scores: layer.values.subarray(start, start + count), rows, columns, limit: layer.limits[target] };
+}
+
+// The same of a volume of scores on the cube's own voxels.
+function cubeMap(layer, target, view, depth) {
+  const { side } = given;
+  const start = layer.targets.indexOf(target) * side ** 3;
+  const scores = cutOf(layer.values.slice(start, start + side ** 3), views.get(view), side, depth);
+  return { scores, rows: side, columns: side, limit: layer.limits[target] };
 }
 
 function cutAt(view, depth) {

@@ -135,7 +135,8 @@ function caption(content) {
   const { view, depth, target, method, small } = content;
   const slice = `${views.get(view).title} ${depth + 1}/${given.side}`;
   if (small) return state.map && !mapOn(target, method, view, depth) ? `${slice} \u00b7 no map` : slice;
-  return `${slice} \u00b7 ${mapWords(content)}`;
+  const map = state.compare && state.map && mapOn(target, method, view, depth);
+  return `${slice} \u00b7 ${mapWords(content)}${map ? ` \u00b7 \u00b1${signed(map.limit).slice(1)}` : ""}`;
 }
 
 function describe(content) {
@@ -212,9 +213,10 @@ function setWindow(level, width) {
 const level = () => (state.low + state.high) / 2;
 const width = () => state.high - state.low;
 
-function nextOf(select, step = 1) {
-  const places = select.options.length;
-  select.selectedIndex = (select.selectedIndex + step + places) % places;
+// The next option of a list, past those that `same` says would change nothing.
+function nextOf(select, same = () => false) {
+  do select.selectedIndex = (select.selectedIndex + 1) % select.options.length;
+  while (same(select.value));
   select.dispatchEvent(new Event("change", { bubbles: true }));
 }
 
@@ -352,7 +354,7 @@ const keys = {
   m: () => setPreset("soft"),
   w: () => setPreset("wide"),
   o: () => nextOf(element("outlines")),
-  c: () => nextOf(element("compare")),
+  c: () => nextOf(element("compare"), (value) => [`target:${state.target}`, `method:${state.method}`].includes(value)),
   v: () => update({ view: [...views.keys()][([...views.keys()].indexOf(state.view) + 1) % views.size] }),
   p: () => savePicture(),
   r: () => reset(),

@@ -329,29 +329,28 @@ def test_map_and_outlines_are_switched(shown):
     assert cyan["each"] > cyan["both"] > cyan["consensus"]
 
 
-def test_two_targets_or_two_methods_side_by_side(shown):
+def test_two_targets_or_two_methods_side_by_side(shown, case):
     shown.page.select_option("#compare", "target:diameter")
     shown.settle()
-    assert (shown.caption(), shown.caption("second")) == (
-        "Axial 17/32 · Subtlety, cdam",
-        "Axial 17/32 · Diameter, cdam",
-    )
+    limits = open_run(case[0].biomarkers, "cdam")[0].limits[0]
+    assert shown.caption() == f"Axial 17/32 · Subtlety, cdam · ±{limits['subtlety']:.3g}"
+    assert shown.caption("second") == f"Axial 17/32 · Diameter, cdam · ±{limits['diameter']:.3g}"
     assert shown.canvas("upper").is_hidden()
     shown.point(16, 16, "second")
     assert re.search(r"Subtlety \S+ {2}· {2}Diameter \S+", shown.text("probe"))
     shown.page.select_option("#compare", "method:random")
     shown.settle()
-    assert shown.caption("second") == "Axial 17/32 · Subtlety, random"
+    assert shown.caption("second").startswith("Axial 17/32 · Subtlety, random · ±")
     assert "cdam" in shown.text("probe")
     shown.page.select_option("#method", "random")
     shown.settle()
-    assert shown.caption() == "Axial 17/32 · Subtlety, random"
+    assert shown.caption().startswith("Axial 17/32 · Subtlety, random · ±")
     assert np.array_equal(shown.pixels(), shown.pixels("second"))
     shown.page.locator("#reset").click()
     shown.settle()
     assert shown.canvas("second").is_hidden()
     shown.press("c")
-    assert shown.page.input_value("#compare") == "target:subtlety"
+    assert shown.page.input_value("#compare") == "target:calcification"
 
 
 def test_the_cross_moves_by_keyboard_and_is_spoken(shown):

@@ -35,6 +35,7 @@ SPLITS = "splits.json"
 SUMMARY = "summary.json"
 PREDICTIONS = "predictions.csv"
 EXPLAINERS = "explainers.csv"
+LATENTS = "latents.npz"
 CONFIG = "config.yaml"
 
 IDENTITY = ("nodule_id", "patient_id", "study_uid", "series_uid", "annotation_ids", "readers")
@@ -319,6 +320,50 @@ def read_maps(path: Path) -> Maps:
         tuple(int(index) for index in stored["slices"]),
         str(stored.get("crop_sha256", "")),
     )
+
+
+@dataclass(frozen=True)
+class Latents:
+    """`RUN/fold_k/latents.npz`: where a fold's model puts the fold's nodules in its own latent space."""
+
+    nodule_ids: tuple[str, ...]
+    roles: tuple[str, ...]
+    """Each nodule's role in the fold: `train`, `val` or `test`."""
+    vectors: Float32[np.ndarray, "nodule latent"]
+    """The final [CLS] latent that the head reads; mean over the run's views at the central slice."""
+
+
+def write_latents(path: Path, latents: Latents) -> None:
+    """Write a fold's latents.
+
+    Raises:
+        ValueError: there is not one vector and one role per nodule.
+    """
+    if not len(latents.nodule_ids) == len(latents.roles) == len(latents.vectors):
+        raise ValueError(f"{len(latents.nodule_ids)} nodules need as many roles and vectors")
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(
+            stream,
+            nodule_ids=np.array(latents.nodule_ids),
+            roles=np.array(latents.roles),
+            vectors=latents.vectors.astype(np.float32),
+        )
+
+
+def read_latents(path: Path) -> Latents:
+    """Read a fold's latents.
+
+    Raises:
+        LidcCdamError: the file is missing or damaged.
+    """
+    stored = read_arrays(path, ("nodule_ids", "roles", "vectors"), "crossval")
+    names, roles, vectors = (stored[name] for name in ("nodule_ids", "roles", "vectors"))
+    if vectors.ndim != 2 or not len(names) == len(roles) == len(vectors) or not np.isfinite(vectors).all():
+        raise LidcCdamError(
+            f"{path} must hold one finite vector and one role per nodule, but it does not; "
+            f"delete it and run `lidc-cdam crossval` again, which writes it without training."
+        )
+    return Latents(tuple(map(str, names)), tuple(map(str, roles)), vectors.astype(np.float32))
 
 
 def read_arrays(

@@ -8,7 +8,13 @@ from reports.figures import ABOVE, BELOW, BLUE, OPACITY, ORANGE, svg
 
 
 def dot_line(
-    target: Target, readers: Sequence[float], mean: float | None, prediction: float | None, width: float = 250
+    target: Target,
+    readers: Sequence[float],
+    mean: float | None,
+    prediction: float | None,
+    interval: tuple[float, float] | None = None,
+    others: Sequence[float] = (),
+    width: float = 250,
 ) -> str:
     """A target's scale with one dot per reader (equal answers stacked), the readers' mean and the prediction.
 
@@ -18,15 +24,28 @@ def dot_line(
         readers: one value per reader, on the readers' scale.
         mean: the readers' mean (median for malignancy).
         prediction: on the readers' scale (a probability for malignancy).
+        interval: ends of the prediction's interval, in its unit.
+        others: what models of other folds predict, in the prediction's unit.
         width: width of the picture in pixels.
     """
-    low, high = _ends(target, [*readers, *([] if mean is None else [mean])], prediction)
+    shown = [*readers, *([] if mean is None else [mean]), *others, *(interval or ())]
+    low, high = _ends(target, shown, prediction)
     margin, base, height = 9.0, 33.0, 47.0
 
     def place(value: float) -> float:
         return margin + (min(max(value, low), high) - low) / (high - low) * (width - 2 * margin)
 
-    marks = [f'<path d="M{margin} {base}H{width - margin}" stroke="var(--line)" stroke-width="1.5"/>']
+    def scaled(value: float) -> float:
+        return place(low + value * (high - low) if target.kind == "probability" else value)
+
+    marks = []
+    if interval is not None:
+        start, stop = (scaled(end) for end in interval)
+        marks.append(
+            f'<rect x="{start:.1f}" y="{base - 4:g}" width="{max(stop - start, 1):.1f}" height="8" rx="2" '
+            f'fill="var(--accent)" fill-opacity="0.28"/>'
+        )
+    marks.append(f'<path d="M{margin} {base}H{width - margin}" stroke="var(--line)" stroke-width="1.5"/>')
     for tick in _ticks(target, low, high):
         marks.append(f'<path d="M{place(tick):.1f} {base}v4" stroke="var(--line)" stroke-width="1.2"/>')
         marks.append(
@@ -36,9 +55,9 @@ def dot_line(
     if mean is not None:
         marks.append(f'<path d="M{place(mean):.1f} 0.5V{base}" stroke="var(--ink)" stroke-width="2"/>')
     marks += _dots([place(value) for value in readers], base)
+    marks += [_diamond(scaled(value), base, hollow=True) for value in others]
     if prediction is not None:
-        at = low + prediction * (high - low) if target.kind == "probability" else prediction
-        marks.append(_diamond(place(at), base))
+        marks.append(_diamond(scaled(prediction), base))
     return svg(width, height, marks)
 
 
@@ -66,44 +85,47 @@ def _dots(places: Sequence[float], base: float) -> list[str]:
     ]
 
 
-def _diamond(x: float, y: float) -> str:
+def _diamond(x: float, y: float, hollow: bool = False) -> str:
+    half = 4.5 if hollow else 6.5
+    fill, line = ("var(--paper)", "var(--accent)") if hollow else ("var(--accent)", "var(--paper)")
     return (
-        f'<path d="M{x:.1f} {y - 6.5:g}L{x + 6:.1f} {y:g}L{x:.1f} {y + 6.5:g}L{x - 6:.1f} {y:g}Z" '
-        'fill="var(--accent)" stroke="var(--paper)" stroke-width="1.2"/>'
+        f'<path d="M{x:.1f} {y - half:g}L{x + half - 0.5:.1f} {y:g}L{x:.1f} {y + half:g}L{x - half + 0.5:.1f} {y:g}Z" '
+        f'fill="{fill}" stroke="{line}" stroke-width="1.2"/>'
     )
 
 
-def colour_bar(limit: float, level: float, key: str, width: float = 420) -> str:
-    """The scale of the maps over mid-grey, as over CT: limits, zero, and the two line styles at plus / minus `level`.
+def colour_bar(share: float, key: str, limit: float | None = None, width: float = 420) -> str:
+    """The scale of the maps over mid-grey, as over CT: its ends, zero, and the two line styles.
 
     Args:
-        limit: score of the full colour.
-        level: score of the contour lines.
+        share: level of the contour lines as a share of the limit.
         key: unique name of the scale in its page.
+        limit: score of the full colour; None where each panel prints its own.
         width: width of the picture in pixels.
     """
     margin, top, tall = 34.0, 6.0, 16.0
     span = width - 2 * margin
     stops = "".join(
-        f'<stop offset="{share}" stop-color="rgb{BLUE if share < 0.5 else ORANGE}" '
-        f'stop-opacity="{abs(share - 0.5) * 2 * OPACITY:g}"/>'
-        for share in (0.0, 0.4999, 0.5001, 1.0)
+        f'<stop offset="{place}" stop-color="rgb{BLUE if place < 0.5 else ORANGE}" '
+        f'stop-opacity="{abs(place - 0.5) * 2 * OPACITY:g}"/>'
+        for place in (0.0, 0.4999, 0.5001, 1.0)
     )
     marks = [
         f'<defs><linearGradient id="{key}">{stops}</linearGradient></defs>',
         f'<rect x="{margin}" y="{top}" width="{span}" height="{tall}" fill="#4a4f57"/>',
         f'<rect x="{margin}" y="{top}" width="{span}" height="{tall}" fill="url(#{key})"/>',
     ]
-    for value in (-limit, -level, 0.0, level, limit):
-        x = margin + (value / limit + 1) / 2 * span
-        dashes = ' stroke-dasharray="3 2"' if value < 0 else ""
-        if abs(value) != limit and value:
-            colour = BELOW if value < 0 else ABOVE
+    for part in (-1.0, -share, 0.0, share, 1.0):
+        x = margin + (part + 1) / 2 * span
+        dashes = ' stroke-dasharray="3 2"' if part < 0 else ""
+        if abs(part) != 1 and part:
+            colour = BELOW if part < 0 else ABOVE
             marks.append(f'<path d="M{x:.1f} {top}v{tall}" stroke="{colour}" stroke-width="1.6"{dashes} fill="none"/>')
         marks.append(f'<path d="M{x:.1f} {top + tall}v3" stroke="var(--ink)" stroke-width="1"/>')
+        words = f"{signed(part)} × limit" if limit is None and abs(part) == 1 else signed(part * (limit or 1))
         marks.append(
             f'<text x="{x:.1f}" y="{top + tall + 14:g}" font-size="10.5" text-anchor="middle" '
-            f'fill="var(--ink)">{signed(value)}</text>'
+            f'fill="var(--ink)">{words}</text>'
         )
     return svg(width, 40, marks)
 

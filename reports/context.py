@@ -4,34 +4,27 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from jaxtyping import Float32
 
 from lidc_cdam import artifacts, crop_files, provenance, quality
-from lidc_cdam.artifacts import Dataset, Maps, NoduleRecord
+from lidc_cdam.artifacts import NoduleRecord
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import read_json
-from lidc_cdam.geometry import VIEWS
-from lidc_cdam.map_files import volume_folder, volume_targets
-from lidc_cdam.progress import track
+from lidc_cdam.map_files import volume_folder, volume_path, volume_targets
 from lidc_cdam.runs import read_config, shown_words
 from lidc_cdam.vocabulary import BIOMARKERS, MALIGNANCY, TARGETS, Target
+from reports.conformal import Calibrated, calibrate
+from reports.measures import CHANCE, CONTROL, MASS, Measures, Typical, read_measures
+from reports.scales import Limits, methods_with_maps, read_scales, rows_of
 
-SCALE_PERCENTILE = 99.0
-"""The limit of the signed scale: this percentile of |score| over all maps of one model, which is one fold's.
-
-Models of different folds can differ tenfold in the size of their scores, so one limit for all would blank some.
-"""
 SHOWN: tuple[str, ...] = (*(biomarker.key for biomarker in BIOMARKERS), MALIGNANCY.key)
 """Order in which documents show the targets."""
-MASS, CHANCE = "relevance_mass", "relevance_mass_chance"
-"""Metrics of `explainers.csv` that a case report shows."""
+MOST_METHODS = 5
+"""Methods beside the shown one that a document can hold."""
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a nodule_id must be to become a file name."""
 
@@ -45,8 +38,8 @@ class Run:
     method: str
     targets: tuple[str, ...]
     backbone: str
-    limits: dict[int, float]
-    """Limit of the signed scale by fold; a fold without maps by this method has none."""
+    limits: Limits
+    """Limit of the signed scale by fold and target; a fold without maps by this method has none."""
     mapped: dict[int, int]
     """Nodules that have maps, by fold."""
     protocol: str
@@ -61,7 +54,22 @@ class Run:
     """Share of the readers that a voxel of the consensus needs."""
     shown: tuple[str, ...] = ()
     """What every result must say of what the models are shown."""
+    views: tuple[str, ...] = ()
+    """Views whose outputs evaluation averages over."""
+    beside: dict[str, Limits] = field(default_factory=dict)
+    """The same limits for other methods whose maps the run holds, to compare with."""
+    held: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """By target: share of the test nodules whose 90 % interval holds the readers' value, and of how many."""
+    calibrated_on: dict[int, int] = field(default_factory=dict)
+    """By fold: validation nodules that intervals are calibrated on."""
+    typical: Typical = field(default_factory=dict)
+    """Middle half of each metric of the maps over the run's nodules."""
+    latents_sha256: dict[int, str] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
+
+
+SCAN = ("slice_thickness_mm", "volume_mm3")
+"""Columns of the cohort table that a report shows where it has them."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +86,19 @@ class Case:
     """Per reader: value by target key (ratings; diameter in mm)."""
     predicted: dict[str, float]
     true: dict[str, float]
-    mass: dict[str, tuple[float, float | None]]
-    """Relevance mass inside the consensus and its chance level, per target; empty without `explainers.csv`."""
+    measures: Measures
+    """Metrics of this nodule's maps by target; empty without `explainers.csv`."""
     record: NoduleRecord | None
+    control: Measures = field(default_factory=dict)
+    """The same of a random map."""
+    calibrated: Calibrated = field(default_factory=Calibrated)
+    scan: dict[str, float] = field(default_factory=dict)
+    """What the cohort table says of the scan and the nodule beyond the readings: a key of `SCAN` by name."""
+
+    @property
+    def mass(self) -> dict[str, tuple[float, float | None]]:
+        """Relevance mass inside the consensus and its chance level, per target that has one."""
+        return {key: (own[MASS], own.get(CHANCE)) for key, own in self.measures.items() if MASS in own}
 
     @property
     def is_synthetic(self) -> bool:
@@ -109,7 +127,11 @@ def open_run(run: Path, method: str, data: Path | None = None) -> tuple[Run, lis
             f"run `lidc-cdam crossval` again."
         )
     dataset = artifacts.read_dataset(folder)
-    limits, mapped = _scales(run, method, predictions)
+    rows = [row for row in rows_of(predictions) if SAFE_NAME.fullmatch(row[1])]
+    scales = read_scales(run, method, rows)
+    others = [name for name in methods_with_maps(run, sorted({fold for fold, _ in rows})) if name != method]
+    measured = read_measures(run, (method, CONTROL))
+    calibration = calibrate(run, predictions, keys)
     protocol, shared = _splits(config)
     record = _training_record(run)
     facts = Run(
@@ -118,20 +140,56 @@ def open_run(run: Path, method: str, data: Path | None = None) -> tuple[Run, lis
         method=method,
         targets=tuple(keys),
         backbone=str(config.get("backbone", "")),
-        limits=limits,
-        mapped=mapped,
+        limits=scales.limits,
+        mapped=scales.mapped,
         protocol=protocol,
         shared_patients=shared,
         spread={key: float(predictions[f"{key}_true"].std(ddof=0)) for key in keys},
         config_sha256=provenance.sha256(run / artifacts.CONFIG),
-        model_sha256=_model_digests(run, predictions),
+        model_sha256=_digests(run, predictions, "model.safetensors"),
         commit=record.get("commit"),
         versions=record.get("versions", {}),
         consensus_level=dataset.consensus_level,
         shown=tuple(shown_words(config)),
         summary=read_json(run / artifacts.SUMMARY) if (run / artifacts.SUMMARY).exists() else {},
+        views=tuple(config["views"]),
+        beside={name: read_scales(run, name, rows).limits for name in others[:MOST_METHODS]},
+        held=calibration.held,
+        calibrated_on=calibration.calibrated_on,
+        typical=measured.typical(method),
+        latents_sha256=_digests(run, predictions, artifacts.LATENTS),
     )
-    return facts, _cases(facts, predictions, dataset)
+    cases = []
+    cohort = artifacts.read_cohort(folder)
+    readings = dict(iter(artifacts.read_readings(folder).groupby("nodule_id")))
+    for row in predictions.to_dict("records"):
+        nodule = row["nodule_id"]
+        cases.append(
+            Case(
+                nodule_id=nodule,
+                patient_id=row["patient_id"],
+                fold=int(row["fold"]),
+                **_from_cohort(cohort, nodule),
+                readings=_readings(readings.get(nodule)),
+                predicted=_finite(row, facts.targets, "predicted"),
+                true=_finite(row, facts.targets, "true"),
+                measures=measured.of(method, nodule),
+                record=dataset.nodules.get(nodule),
+                control=measured.of(CONTROL, nodule),
+                calibrated=calibration.nodules[nodule],
+            )
+        )
+    return facts, cases
+
+
+def _from_cohort(cohort: pd.DataFrame, nodule: str) -> dict[str, Any]:
+    """A nodule's label, the readers' median malignancy and what the table says of its scan."""
+    if nodule not in cohort.index:
+        return {"label": None, "malignancy": None}
+    row: dict[Any, Any] = cohort.loc[nodule].to_dict()
+    scan = {name: float(row[name]) for name in SCAN if not pd.isna(row.get(name))}
+    label = None if pd.isna(row["label"]) else int(row["label"])
+    return {"label": label, "malignancy": float(row["malignancy"]), "scan": scan}
 
 
 def _data_of(run: Path, config: dict[str, Any]) -> Path:
@@ -160,77 +218,10 @@ def _training_record(run: Path) -> dict[str, Any]:
     return {}
 
 
-def _model_digests(run: Path, predictions: pd.DataFrame) -> dict[int, str]:
-    paths = {
-        int(fold): artifacts.fold_folder(run, int(fold)) / "model.safetensors"
-        for fold in sorted(set(predictions["fold"]))
-    }
+def _digests(run: Path, predictions: pd.DataFrame, name: str) -> dict[int, str]:
+    """By fold: digest of one of its files, where it has it."""
+    paths = {int(fold): artifacts.fold_folder(run, int(fold)) / name for fold in sorted(set(predictions["fold"]))}
     return {fold: provenance.sha256(path) for fold, path in paths.items() if path.exists()}
-
-
-def _scales(run: Path, method: str, predictions: pd.DataFrame) -> tuple[dict[int, float], dict[int, int]]:
-    """By fold: the limit that its maps share, and how many nodules have maps."""
-    paths = [
-        (int(fold), artifacts.maps_path(run, int(fold), method, nodule))
-        for fold, nodule in zip(predictions["fold"], predictions["nodule_id"], strict=True)
-        if SAFE_NAME.fullmatch(nodule)
-    ]
-    scores: dict[int, list[Float32[np.ndarray, score]]] = {}
-    for fold, path in track([(fold, path) for fold, path in paths if path.exists()], f"Reading {method} maps"):
-        # A damaged file decides no scale; the report of its own nodule fails and names it.
-        with suppress(LidcCdamError):
-            scores.setdefault(fold, []).append(np.abs(read_maps(path).scores).ravel())
-    limits = {fold: float(np.percentile(np.concatenate(own), SCALE_PERCENTILE)) for fold, own in scores.items()}
-    # Two significant digits, upwards: a printed limit is the limit itself.
-    rounded = {fold: _round_up(limit) if limit > 0 else 1.0 for fold, limit in sorted(limits.items())}
-    return rounded, {fold: len(own) for fold, own in scores.items()}
-
-
-def read_maps(path: Path) -> Maps:
-    """Maps whose scores are all finite and whose targets and views are known.
-
-    Raises:
-        LidcCdamError: the file is damaged or breaks the contract.
-    """
-    maps = artifacts.read_maps(path)
-    expected = (len(maps.targets), len(maps.views), len(maps.slices))
-    known = set(maps.targets) <= set(TARGETS) and set(maps.views) <= set(VIEWS)
-    if maps.scores.ndim != 5 or maps.scores.shape[:3] != expected or not known or not np.isfinite(maps.scores).all():
-        raise LidcCdamError(
-            f"{path} must hold finite scores [target, view, slice, row, column] that fit its names, but it does not; "
-            f"delete it and run `lidc-cdam explain` again."
-        )
-    return maps
-
-
-def _round_up(value: float) -> float:
-    step = 10.0 ** (math.floor(math.log10(value)) - 1)
-    return float(f"{math.ceil(value / step - 1e-9) * step:.6g}")
-
-
-def _cases(run: Run, predictions: pd.DataFrame, dataset: Dataset) -> list[Case]:
-    cohort = artifacts.read_cohort(run.data)
-    readings = dict(iter(artifacts.read_readings(run.data).groupby("nodule_id")))
-    masses = _masses(run)
-    cases = []
-    for row in predictions.to_dict("records"):
-        nodule = row["nodule_id"]
-        facts = cohort.loc[nodule] if nodule in cohort.index else None
-        cases.append(
-            Case(
-                nodule_id=nodule,
-                patient_id=row["patient_id"],
-                fold=int(row["fold"]),
-                label=None if facts is None or pd.isna(facts["label"]) else int(facts["label"]),
-                malignancy=None if facts is None else float(facts["malignancy"]),
-                readings=_readings(readings.get(nodule)),
-                predicted=_finite(row, run.targets, "predicted"),
-                true=_finite(row, run.targets, "true"),
-                mass=masses.get(nodule, {}),
-                record=dataset.nodules.get(nodule),
-            )
-        )
-    return cases
 
 
 def _finite(row: Mapping[Any, Any], keys: Sequence[str], kind: str) -> dict[str, float]:
@@ -242,24 +233,6 @@ def _readings(table: pd.DataFrame | None) -> tuple[dict[str, float], ...]:
     if table is None:
         return ()
     return tuple({key: float(row[key]) for key in TARGETS if not pd.isna(row[key])} for row in table.to_dict("records"))
-
-
-def _masses(run: Run) -> dict[str, dict[str, tuple[float, float | None]]]:
-    """Relevance mass and its chance level by nodule and target, for this run's method."""
-    path = run.folder / artifacts.EXPLAINERS
-    if not path.exists():
-        return {}
-    table = artifacts.read_table(path, artifacts.EXPLAINER_COLUMNS, "evaluate")
-    table = table[(table["method"] == run.method) & table["metric"].isin((MASS, CHANCE))]
-    found: dict[tuple[str, str], dict[str, float]] = {}
-    for row in table.to_dict("records"):
-        if math.isfinite(row["value"]):
-            found.setdefault((row["nodule_id"], row["target"]), {})[row["metric"]] = float(row["value"])
-    masses: dict[str, dict[str, tuple[float, float | None]]] = {}
-    for (nodule, target), values in found.items():
-        if MASS in values:
-            masses.setdefault(nodule, {})[target] = (values[MASS], values.get(CHANCE))
-    return masses
 
 
 def targets_of(run: Run) -> tuple[Target, ...]:
@@ -290,12 +263,15 @@ def case_key(runs: Sequence[Run], cases: Sequence[Case | None], renderer: str) -
         if case is None:
             continue
         digest.update(provenance.sha256_of(asdict(case)).encode())
+        methods = (run.method, *run.beside)
         paths = (
             crop_files.crop_path(run.data, case.nodule_id),
             crop_files.mask_path(run.data, case.nodule_id),
-            artifacts.maps_path(run.folder, case.fold, run.method, case.nodule_id),
+            *(artifacts.maps_path(run.folder, case.fold, name, case.nodule_id) for name in methods),
         )
         for path in paths:
             digest.update(path.read_bytes() if path.exists() else b"missing")
-        digest.update(repr(volume_targets(volume_folder(run.folder, case.fold, run.method, case.nodule_id))).encode())
+        volumes = volume_folder(run.folder, case.fold, run.method, case.nodule_id)
+        for target in volume_targets(volumes):
+            digest.update(target.encode() + volume_path(volumes, target).read_bytes())
     return digest.hexdigest()

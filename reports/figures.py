@@ -52,7 +52,10 @@ class Window:
 
 
 LUNG = Window("lung", "lung window", -600, 1500)
-SOFT = Window("soft", "soft-tissue window", 40, 400)
+SOFT = Window("soft", "mediastinal window", 40, 400)
+WIDE = Window("wide", "wide window", -300, 1400)
+"""What a model sees: -1000 to 400 HU."""
+WINDOWS = (LUNG, SOFT, WIDE)
 
 
 def data_uri(image: Image.Image, form: str = "PNG", **options: int) -> str:
@@ -73,9 +76,11 @@ def grey(image_hu: Integer[np.ndarray, "row column"], window: Window, pixels: in
     return (np.clip((enlarged - low) / (high - low), 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def ct_image(image_hu: Integer[np.ndarray, "row column"], window: Window, side_mm: float) -> str:
+def ct_image(
+    image_hu: Integer[np.ndarray, "row column"], window: Window, side_mm: float, pixels: int = CT_PIXELS
+) -> str:
     """The `<image>` element of a CT picture, `side_mm` wide and high."""
-    uri = data_uri(Image.fromarray(grey(image_hu, window, CT_PIXELS)))
+    uri = data_uri(Image.fromarray(grey(image_hu, window, pixels)))
     return f'<image href="{uri}" width="{side_mm:g}" height="{side_mm:g}" preserveAspectRatio="none"/>'
 
 
@@ -192,6 +197,13 @@ def map_picture(
     return svg(side, side, layers)
 
 
+def outlined_picture(image: str, consensus: Bool[np.ndarray, "row column"], side_mm: float) -> str:
+    """A small CT picture with the consensus alone."""
+    return svg(
+        side_mm, side_mm, [image, _outline(mask_path(consensus, side_mm), CONSENSUS, 0.4), _small_print(side_mm, 1.3)]
+    )
+
+
 def svg(width: float, height: float, layers: Sequence[str]) -> str:
     """A picture out of layers, the last on top."""
     body = "".join(layers)
@@ -271,5 +283,5 @@ def _scale_bar(side_mm: float, length_mm: float = 10.0) -> str:
     return _outline(bar, "#ffffff", 0.28) + _text(right - length_mm / 2, y - 0.8, f"{length_mm:g} mm", 1.5)
 
 
-def _small_print(side_mm: float) -> str:
-    return _text(side_mm / 2, side_mm - 0.6, RESEARCH, 1.2, "#e4e8ee")
+def _small_print(side_mm: float, size: float = 1.2) -> str:
+    return _text(side_mm / 2, side_mm - 0.6, RESEARCH, size, "#e4e8ee")

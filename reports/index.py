@@ -86,8 +86,8 @@ def _run_facts(run: Run) -> dict[str, Any]:
         if run.shared_patients is None
         else f"; {percent(run.shared_patients)} of test nodules share their patient with training or validation"
     )
-    limits = ", ".join(f"±{limit:.3g}" for limit in run.limits.values())
-    scale = f"{run.method}, {sum(run.mapped.values())} nodules, scale by fold {limits}" if limits else "no maps yet"
+    nodules = sum(run.mapped.values())
+    scale = f"{run.method}, {nodules} nodules, one signed scale per fold and target" if run.limits else "no maps yet"
     return {
         "title": title_of(run),
         "facts": [

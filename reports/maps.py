@@ -1,4 +1,4 @@
-"""The signed maps of one nodule as plain content: panels, their one scale, and where the strongest score lies."""
+"""The signed maps of one nodule as plain content: panels, their scales, and where the strongest score lies."""
 
 import math
 from typing import Any
@@ -10,9 +10,10 @@ from lidc_cdam.artifacts import Maps
 from lidc_cdam.geometry import VIEWS
 from lidc_cdam.map_files import volume_folder, volume_targets
 from lidc_cdam.vocabulary import TARGETS, Target
-from reports import charts, figures
-from reports.context import SCALE_PERCENTILE, Case, Run, targets_of, title_of
+from reports import charts, figures, findings
+from reports.context import Case, Run, targets_of, title_of
 from reports.material import Material, Pictures
+from reports.scales import SCALE_PERCENTILE
 from reports.words import Strongest, map_command, number, percent, plain, score_words, with_word
 
 CONTOUR_SHARE = 0.5
@@ -37,19 +38,23 @@ def map_section(material: Material, index: int, pictures: Pictures) -> dict[str,
             f"No {run.method} maps of this nodule yet: run `{map_command(run)}`, then this report again."
         )
     else:
-        limit = run.limits[case.fold]
-        level = limit * CONTOUR_SHARE
         section["panels"] = _panels(material, index, maps, pictures)
-        section["scale"] = {
-            "limit": charts.signed(limit),
-            "svg": charts.colour_bar(limit, level, f"scale-{index}"),
-            "alt": (
-                f"Colour scale of the maps: blue at {charts.signed(-limit)} lowers, transparent at 0, orange at "
-                f"{charts.signed(limit)} raises the predicted value."
-            ),
-        }
+        section["scale"] = _scale(index, [panel["limit_value"] for panel in section["panels"]])
         section["notes"] = _map_notes(run, case, maps, material)
     return section
+
+
+def _scale(index: int, limits: list[float]) -> dict[str, str]:
+    """The colour bar; with its numbers where all panels share one limit."""
+    limit = limits[0] if len(set(limits)) == 1 else None
+    end = "its printed limit" if limit is None else number(limit)
+    return {
+        "svg": charts.colour_bar(CONTOUR_SHARE, f"scale-{index}", limit),
+        "alt": (
+            f"Colour scale of the maps: blue at minus {end} lowers, transparent at 0, orange at plus {end} raises the "
+            f"predicted value."
+        ),
+    }
 
 
 UNITS = {"probability": "logit", "rating": "z-score", "length": "z-score"}
@@ -58,13 +63,12 @@ UNITS = {"probability": "logit", "rating": "z-score", "length": "z-score"}
 
 def _map_notes(run: Run, case: Case, maps: Maps, material: Material) -> list[str]:
     rows, columns = maps.scores.shape[-2:]
-    fold, limit = case.fold, run.limits[case.fold]
-    level = limit * CONTOUR_SHARE
+    fold = case.fold
     notes = [
         score_words(run.method, sorted({UNITS[TARGETS[key].kind] for key in maps.targets})),
-        f"One scale for all panels and all {run.mapped[fold]} nodules of this model (fold {fold}): ±{number(limit)} is "
-        f"the {SCALE_PERCENTILE:g}th percentile of |score|; larger scores keep the full colour. Lines: solid at "
-        f"{charts.signed(level)}, dashed at {charts.signed(-level)}. Yellow: the readers' consensus.",
+        f"One scale per target for all {run.mapped[fold]} nodules of this model (fold {fold}): the limit printed at a "
+        f"map is the {SCALE_PERCENTILE:g}th percentile of |score|; larger scores keep the full colour. Lines: solid at "
+        f"plus, dashed at minus half the limit. Yellow: the readers' consensus.",
         f"The map has {rows} × {columns} tokens of {material.side_mm / rows:.3g} mm; "
         "colours are interpolated between their centres.",
         *run.shown,
@@ -88,20 +92,25 @@ def _panels(material: Material, index: int, maps: Maps, pictures: Pictures) -> l
     run, case = material.runs[index], material.cases[index]
     if case is None:
         return []
-    limit = run.limits[case.fold]
     views = sorted(maps.views, key=list(VIEWS).index)
     panels = []
     for target in targets_of(run):
         if target.key not in maps.targets:
             continue
+        limit = run.limits[case.fold][target.key]
+        scores = maps.scores[maps.targets.index(target.key), :, _place(maps, material)]
+        found = findings.find([material.cut(view, maps.slices[_place(maps, material)]) for view in maps.views], scores)
         drawn = [_map(material, index, maps, target, view, limit, pictures) for view in views]
-        span = _span(maps.scores[maps.targets.index(target.key), :, _place(maps, material)], limit)
+        span = _span(scores, limit)
         panels.append(
             {
                 "key": target.key,
                 "title": target.title,
                 **drawn[0],
                 "others": drawn[1:],
+                "limit": f"±{number(limit)}",
+                "limit_value": limit,
+                "findings": findings.sentences(target, found, len(views)),
                 "prediction": _panel_words(target, case.predicted.get(target.key)),
                 "raises": f"Orange: {target.raises.split(' (')[0]}. Scores {span}"
                 + (f" over {len(views)} views." if len(views) > 1 else "."),
@@ -152,15 +161,16 @@ def _mass_words(case: Case, target: Target) -> str:
 
 
 def strongest_score(material: Material) -> Strongest | None:
-    """Of all maps at the central slice, each on its model's own scale, the strongest score."""
+    """Of all maps at the central slice, each on its own scale, the strongest score."""
     best: tuple[float, Strongest] | None = None
     for run, case, maps in zip(material.runs, material.cases, material.maps, strict=True):
-        limit = None if case is None else run.limits.get(case.fold)
-        if maps is None or limit is None or material.central not in maps.slices:
+        limits = {} if case is None else run.limits.get(case.fold, {})
+        if maps is None or not limits or material.central not in maps.slices:
             continue
         scores = maps.scores[:, :, maps.slices.index(material.central)]
-        target, view, row, column = np.unravel_index(np.abs(scores).argmax(), scores.shape)
-        score = float(scores[target, view, row, column])
+        steps = np.array([limits[key] for key in maps.targets])[:, None, None, None]
+        target, view, row, column = np.unravel_index((np.abs(scores) / steps).argmax(), scores.shape)
+        score, limit = float(scores[target, view, row, column]), limits[maps.targets[target]]
         if best is None or abs(score) / limit > best[0]:
             name = maps.views[view]
             place = _token_place(material, name, (int(row), int(column)), scores.shape[-2:])

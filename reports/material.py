@@ -11,7 +11,8 @@ from lidc_cdam.artifacts import Maps
 from lidc_cdam.crop_files import Crop
 from lidc_cdam.geometry import central_index, take_view
 from reports import figures
-from reports.context import Case, Run, read_maps
+from reports.context import Case, Run
+from reports.scales import read_maps
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,14 @@
 from typing import Any
 
 from lidc_cdam.geometry import VIEWS
-from lidc_cdam.vocabulary import Target
+from lidc_cdam.vocabulary import TARGETS, Target
 from reports import charts, figures
+from reports.conformal import CONFIDENCE
 from reports.context import Case, Run, targets_of, title_of
 from reports.maps import map_section, strongest_score
 from reports.material import Material, Pictures
+from reports.neighbours import similar_section
+from reports.trust import trust_section
 from reports.words import (
     caution_sentences,
     consensus_words,
@@ -39,11 +42,15 @@ def document(material: Material) -> dict[str, Any]:
         "research": figures.RESEARCH,
         "synthetic": case.is_synthetic,
         "facts": _facts(material),
+        "acquisition": _acquisition(material),
         "sentences": lead_sentences(material.pairs, strongest_score(material)),
         "ct": _ct(material, pictures),
         "consensus": consensus_words(material.runs[0].consensus_level),
         "targets": [_target_row(case, run, target) for run, case in material.pairs for target in targets_of(run)],
+        "intervals": _interval_notes(material),
         "runs": runs,
+        "trust": [trust_section(run, case) for run, case in material.pairs],
+        "similar": [similar_section(run, case) for run, case in material.pairs],
         "cautions": caution_sentences(sorted({run.method for run in material.runs})),
         "flags": flag_sentences(case),
         "provenance": _provenance(material),
@@ -71,6 +78,34 @@ def _facts(material: Material) -> list[tuple[str, str]]:
         facts.append(("Pixel × slice spacing", spacing))
     facts.append(("Crop", f"{material.side_mm:g} mm cube at {material.crop.spacing_mm:g} mm"))
     return facts
+
+
+SOURCES = {"dicom": "DICOM series", "pack": "native-resolution cut-out of the DICOM series", "volume": "volume file"}
+FRAMES = {"patient": "patient (LPS)", "scan": "the scan's own; in-plane origin at the first pixel"}
+
+
+def _acquisition(material: Material) -> list[tuple[str, str]]:
+    """How the CT was acquired and cut, as far as the artefacts know; nothing that names a person, a date or a place."""
+    case, record = material.case, material.case.record
+    lines: list[tuple[str, str]] = []
+    if record is None:
+        lines.append(("Source", "not recorded: dataset.json does not name this nodule"))
+    else:
+        lines += [
+            ("Source", SOURCES.get(record.source, record.source)),
+            ("Pixel spacing", f"{record.pixel_spacing_mm:.3g} mm"),
+            ("Slice spacing", f"{record.slice_spacing_mm:.3g} mm"),
+        ]
+    thickness = case.scan.get("slice_thickness_mm")
+    lines.append(("Slice thickness", "not recorded" if thickness is None else f"{thickness:.3g} mm"))
+    volume = case.scan.get("volume_mm3")
+    if volume is not None:
+        lines.append(("Consensus volume", f"{volume:.0f} mm³"))
+    lines.append(("Cube", f"{material.side_mm:g} mm a side, resampled to {material.crop.spacing_mm:g} mm voxels"))
+    if record is not None:
+        lines.append(("Frame of reference", FRAMES.get(record.geometry, record.geometry)))
+        lines.append(("Read", f"{percent(1 - record.padded_share)} of the cube"))
+    return lines
 
 
 def _ct(material: Material, pictures: Pictures) -> list[dict[str, str]]:
@@ -105,6 +140,8 @@ def _target_row(case: Case, run: Run, target: Target) -> dict[str, Any]:
     malignancy = target.kind == "probability"
     mean = case.malignancy if malignancy else case.true.get(target.key)
     prediction = case.predicted.get(target.key)
+    interval = case.calibrated.intervals.get(target.key)
+    others = case.calibrated.others.get(target.key, {})
     row: dict[str, Any] = {
         "key": target.key,
         "title": target.title,
@@ -112,14 +149,64 @@ def _target_row(case: Case, run: Run, target: Target) -> dict[str, Any]:
         "readers": ", ".join(f"{value:.1f}" if target.kind == "length" else f"{value:g}" for value in readers),
         "mean": with_word(target, mean, median=malignancy),
         "prediction": with_word(target, prediction),
+        "interval": _interval_words(target, case),
+        "others": ", ".join(f"{with_word(target, value)['number']} (fold {fold})" for fold, value in others.items()),
         "difference": difference_in_deviations(target, prediction, mean, run.spread.get(target.key)),
-        "svg": charts.dot_line(target, readers, mean, prediction),
+        "svg": charts.dot_line(target, readers, mean, prediction, interval, list(others.values())),
     }
     row["alt"] = (
         f"{target.title}: readers {row['readers'] or 'not given'}; {'median' if malignancy else 'mean'} "
-        f"{plain(row['mean'])}; prediction {plain(row['prediction'])}."
+        f"{plain(row['mean'])}; prediction {plain(row['prediction'])}"
+        f"{', 90 % interval ' + row['interval'] if interval else ''}."
     )
     return row
+
+
+LABEL_WORDS = {
+    (0,): "median below 3 alone",
+    (1,): "median above 3 alone",
+    (0, 1): "neither ruled out",
+    (): "both ruled out: unlike the validation nodules",
+}
+
+
+def _interval_words(target: Target, case: Case) -> str:
+    """The interval of a rating or a length, or the labels that are not ruled out; empty where not calibrated."""
+    if target.kind == "probability":
+        return "" if case.calibrated.labels is None else LABEL_WORDS[case.calibrated.labels]
+    interval = case.calibrated.intervals.get(target.key)
+    unit = f" {target.unit}" if target.unit else ""
+    return f"{interval[0]:.1f} to {interval[1]:.1f}{unit}" if interval else ""
+
+
+def _interval_notes(material: Material) -> list[str]:
+    """What the intervals and the other folds' predictions mean, and how often the intervals hold."""
+    notes = []
+    for run, case in material.pairs:
+        count = run.calibrated_on.get(case.fold)
+        if count is None or not run.held:
+            notes.append(
+                f"{title_of(run)}: no intervals, because fold_{case.fold}/validation.csv is missing or too small to "
+                f"calibrate on."
+            )
+            continue
+        held = ", ".join(f"{TARGETS[key].title.lower()} {percent(share)}" for key, (share, _) in run.held.items())
+        tested = max(number for _, number in run.held.values())
+        notes.append(
+            f"{CONFIDENCE * 100:.0f} % interval ({title_of(run).lower()}): split-conformal, calibrated on the "
+            f"{count} validation nodules of fold {case.fold}, which also chose the epoch. Of the run's {tested} test "
+            f"nodules it holds the readers' value in: {held}."
+        )
+    if any(case.calibrated.others for _, case in material.pairs):
+        notes.append(
+            "Hollow diamond: the model of another fold, for whose choice of epoch this nodule was a validation nodule."
+        )
+    elif material.pairs:
+        notes.append(
+            "One model predicts this nodule: that of the fold that tests it. The others were trained on it, so there "
+            "is no spread over folds to show."
+        )
+    return notes
 
 
 def _scale_words(target: Target) -> str:

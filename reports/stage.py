@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import typst
+from jinja2 import TemplateError
 
 from lidc_cdam import artifacts, provenance
 from lidc_cdam.compute import map_items
@@ -19,7 +20,9 @@ from reports import html, pdf
 from reports.context import SAFE_NAME, Case, Run, case_key, open_run
 from reports.index import index_content, index_row
 from reports.material import load
+from reports.scales import plain_limits
 from reports.sections import document
+from reports.viewer import viewer_data
 
 INDEX = "index.html"
 
@@ -65,7 +68,7 @@ def report(
     failed = [row for row in results if "reason" in row]
     _write_failed(out, failed)
     write_text(out / INDEX, html.render_index(index_content(runs, results)))
-    limits = {" ".join(each.targets): each.limits for each in runs}
+    limits = {" ".join(each.targets): plain_limits(each.limits) for each in runs}
     record.finish(nodules=len(items), failed=len(failed), scale_limits=limits)
     _tell(runs, results, failed, out)
 
@@ -146,12 +149,15 @@ def _work(item: Item) -> dict[str, Any]:
         material = load(item.runs, item.cases)
         if not item.is_current():
             content = document(material)
+            # Both are made before either is written.
+            page = html.render_case(content, item.key, viewer_data(material, content))
+            paper = pdf.render_case(content)
             with replacing(item.paper) as temporary:
-                temporary.write_bytes(pdf.render_case(content))
+                temporary.write_bytes(paper)
             # The page comes last: its key says that both are there.
-            write_text(item.page, html.render_case(content, item.key))
+            write_text(item.page, page)
         return index_row(material)
-    except (LidcCdamError, ValueError, typst.TypstError) as error:
+    except (LidcCdamError, ValueError, TemplateError, typst.TypstError) as error:
         return {"nodule_id": item.nodule_id, "reason": without_paths(str(error), item.runs)}
 
 

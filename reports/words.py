@@ -151,8 +151,8 @@ def lead_sentences(pairs: Sequence[tuple[Run, Case]], strongest: Strongest | Non
         score = f"{strongest.score:+.3g}".replace("-", "−")
         place = PLACES[strongest.place].format(readers=consensus_words(pairs[0][0].consensus_level))
         sentences.append(
-            f"The strongest score of all maps {effect} the predicted {strongest.target.title.lower()} ({score}, "
-            f"{strongest.view.lower()} view) and {place}."
+            f"Each map on its own scale, the strongest score {effect} the predicted "
+            f"{strongest.target.title.lower()} ({score}, {strongest.view.lower()} view) and {place}."
         )
     return [sentence for sentence in sentences if sentence]
 

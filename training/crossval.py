@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from lidc_cdam.artifacts import (
+    LATENTS,
     PREDICTIONS,
     SUMMARY,
     Fold,
@@ -80,14 +81,15 @@ def crossval(
     if workers.engine == LOCAL:
         check_devices(devices)
     run = replace(open_run(data, out, settings, splits, folds=folds), log=tuple(log or ()), devices=devices)
-    if run.record.finished and (out / SUMMARY).exists():
+    every = range(len(run.splits.folds))
+    if run.record.finished and (out / SUMMARY).exists() and all(_is_complete(run, index) for index in every):
         say(f"All {len(run.splits.folds)} folds are finished already: {out / SUMMARY}.")
         return
     asked = sorted(set(range(len(run.splits.folds)) if folds is None else folds))
     if not asked:
         raise LidcCdamError(f"--folds must name at least one fold, from 0 to {len(run.splits.folds) - 1}; got none.")
     chosen = [run.fold(index) for index in asked]
-    pending = {index: fold for index, fold in zip(asked, chosen, strict=True) if not is_finished(run, index)}
+    pending = {index: fold for index, fold in zip(asked, chosen, strict=True) if not _is_complete(run, index)}
     _train_folds(run, asked, pending, workers, splits)
     with alone(out, f"Another process pools the folds of {out}; waiting for it."):
         pool(run, trees)
@@ -96,6 +98,11 @@ def crossval(
 def is_finished(run: Run, index: int) -> bool:
     """Whether a fold has all its files; claims nothing."""
     return (fold_folder(run.out, index) / PREDICTIONS).exists() and fold_record(run, index).finished
+
+
+def _is_complete(run: Run, index: int) -> bool:
+    """Whether a finished fold has its latents too, which older versions did not write."""
+    return is_finished(run, index) and (fold_folder(run.out, index) / LATENTS).exists()
 
 
 def _train_folds(

@@ -12,15 +12,24 @@ import pytorch_lightning as pl
 import torch
 
 from lidc_cdam import provenance
-from lidc_cdam.artifacts import PREDICTIONS, Fold, fold_folder, write_predictions, write_table
+from lidc_cdam.artifacts import (
+    LATENTS,
+    PREDICTIONS,
+    Fold,
+    Latents,
+    fold_folder,
+    write_latents,
+    write_predictions,
+    write_table,
+)
 from lidc_cdam.backbones import build_backbone, freeze_all_but_last
 from lidc_cdam.files import held
-from lidc_cdam.intensity import STATISTICS
+from lidc_cdam.intensity import STATISTICS, Intensity, Statistics
 from lidc_cdam.model import NoduleModel
 from lidc_cdam.progress import say
 from training.data import Cubes, FoldData, evaluation_images, read_cubes, read_truth
 from training.devices import check_devices, run_on_devices
-from training.inference import predict_nodules, predictions_table
+from training.inference import embed_nodules, predict_nodules, predictions_table
 from training.lightning import EpochBar, Keeper, Patience, build_trainer, contained, enough_memory, quiet
 from training.loggers import check_loggers, open_loggers
 from training.module import NoduleTask
@@ -79,6 +88,8 @@ def fold_record(run: Run, index: int) -> provenance.Record:
 def fit_fold(run: Run, index: int, cubes: Cubes) -> bool:
     """Train a fold, or go on with it, and write its files; False if that was done before.
 
+    A fold that an older version finished without latents gets them, without training.
+
     Args:
         run: the run.
         index: the fold, from 0.
@@ -91,6 +102,9 @@ def fit_fold(run: Run, index: int, cubes: Cubes) -> bool:
     with alone(folder, f"Another process trains fold {index} of {run.out}; waiting for it."):
         record = fold_record(run, index)
         if record.finished:
+            if not (folder / LATENTS).exists():
+                intensity = Statistics.read(folder / STATISTICS).intensity
+                _write_latents(run, index, cubes, NoduleModel.load(folder), intensity)
             return False
         _write_fold(run, index, cubes, record)
     return True
@@ -119,8 +133,19 @@ def _write_fold(run: Run, index: int, cubes: Cubes, record: provenance.Record) -
     for_validation = replace(fold, test=fold.val)
     write_predictions(folder / VALIDATION, predict_fold(model, data, cubes, run, for_validation, index))
     write_predictions(folder / PREDICTIONS, predict_fold(model, data, cubes, run, fold, index))
+    _write_latents(run, index, cubes, model, data.statistics.intensity)
     record.finish(best_epoch=keeper.best_epoch, epochs=len(history), devices=run.devices)
     checkpoint.unlink(missing_ok=True)
+
+
+def _write_latents(run: Run, index: int, cubes: Cubes, model: NoduleModel, intensity: Intensity) -> None:
+    """Where the fold's model puts all its nodules: reports look for a nodule's like among the training nodules."""
+    fold = run.fold(index)
+    roles = {"train": fold.train, "val": fold.val, "test": fold.test}
+    named = [(key, role) for role, part in roles.items() for key in part]
+    nodule_ids, given = (tuple(column) for column in zip(*named, strict=True))
+    vectors = embed_nodules(model, intensity, evaluation_images(cubes, nodule_ids, run.settings.views))
+    write_latents(fold_folder(run.out, index) / LATENTS, Latents(nodule_ids, given, vectors))
 
 
 def train_fold(

@@ -1,6 +1,7 @@
 """What a model answers for nodules: the mean over the views at the central slice, on the model's own scale."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
@@ -47,20 +48,43 @@ def predict_nodules(
     device: torch.device | None = None,
 ) -> Float64[np.ndarray, "nodule target"]:
     """A model's outputs for nodules, in float32 whatever it was trained in; the model is left as it was."""
+    beside = np.zeros((len(images_hu), 0), np.float32) if features is None else features
+    with _answering(model, device) as place:
+        parts = zip(*(torch.split(torch.from_numpy(part), BATCH) for part in (images_hu, beside)), strict=True)
+        passes = [
+            mean_over_views(model, intensity, batch.to(place), model.image_size, numbers.to(place)).cpu()
+            for batch, numbers in parts
+        ]
+    return torch.cat(passes).double().numpy()
+
+
+def embed_nodules(
+    model: NoduleModel,
+    intensity: Intensity,
+    images_hu: Int16[np.ndarray, "nodule view plane row column"],
+    device: torch.device | None = None,
+) -> Float32[np.ndarray, "nodule latent"]:
+    """The latents that a model's head reads, mean over each nodule's views; the model is left as it was."""
+    passes = []
+    with _answering(model, device) as place:
+        for batch in torch.split(torch.from_numpy(images_hu), BATCH):
+            images = intensity.apply(batch.flatten(0, 1).to(place), model.image_size)
+            latents = model.embed(images).float().reshape(*batch.shape[:2], -1)
+            passes.append(latents.mean(1).cpu())
+    return torch.cat(passes).numpy()
+
+
+@contextmanager
+def _answering(model: NoduleModel, device: torch.device | None) -> Iterator[torch.device]:
+    """The model in evaluation mode, without gradients, on `device`; afterwards as it was."""
     place = device or best_device()
     was_training, home = model.training, next(model.parameters()).device
     model.eval().to(place)
     try:
         with torch.inference_mode():
-            beside = np.zeros((len(images_hu), 0), np.float32) if features is None else features
-            parts = zip(*(torch.split(torch.from_numpy(part), BATCH) for part in (images_hu, beside)), strict=True)
-            passes = [
-                mean_over_views(model, intensity, batch.to(place), model.image_size, numbers.to(place)).cpu()
-                for batch, numbers in parts
-            ]
+            yield place
     finally:
         model.to(home).train(was_training)
-    return torch.cat(passes).double().numpy()
 
 
 def predictions_table(

@@ -149,3 +149,17 @@ def test_distances_lie_where_their_crop_does(tmp_path, crop):
     sitk.WriteImage(images[1], str(crop_files.distance_path(tmp_path, "a")))
     with pytest.raises(LidcCdamError, match="share one geometry"):
         crop_files.read_distance(tmp_path, "a")
+
+
+def test_latents_come_back_and_damaged_ones_are_told(tmp_path):
+    path = tmp_path / "latents.npz"
+    made = artifacts.Latents(("a", "b"), ("train", "test"), np.array([[1, 2], [3, 4]], np.float32))
+    artifacts.write_latents(path, made)
+    back = artifacts.read_latents(path)
+    assert (back.nodule_ids, back.roles) == (made.nodule_ids, made.roles)
+    np.testing.assert_array_equal(back.vectors, made.vectors)
+    with pytest.raises(ValueError, match="as many roles and vectors"):
+        artifacts.write_latents(path, dataclasses.replace(made, roles=("train",)))
+    np.savez(path, nodule_ids=["a"], roles=["train"], vectors=np.full((1, 2), np.nan))
+    with pytest.raises(LidcCdamError, match="must hold one finite vector and one role per nodule"):
+        artifacts.read_latents(path)

@@ -37,9 +37,20 @@ def test_a_diameter_beyond_the_usual_scale_widens_it():
 
 
 def test_the_colour_bar_prints_its_limits_and_zero():
-    svg = charts.colour_bar(0.017, 0.0085, "scale")
+    svg = charts.colour_bar(0.5, "scale", 0.017)
     for text in ("+0.017", "−0.017", ">0<", "+0.0085", "−0.0085"):
         assert text in svg
+    assert ">+1 × limit<" in charts.colour_bar(0.5, "scale")
+
+
+def test_an_interval_reaches_from_end_to_end_and_other_predictions_are_hollow():
+    svg = charts.dot_line(TARGETS["margin"], [1, 5], 3, 3.0, interval=(2.0, 4.0), others=[4.0])
+    (left, _), (right, _) = sorted(circles(svg))
+    x, width = map(float, re.findall(r'<rect x="([\d.]+)"[^>]* width="([\d.]+)"', svg)[0])
+    quarter = (right - left) / 4
+    assert (x, width) == pytest.approx((left + quarter, 2 * quarter), abs=0.11)
+    assert svg.count('fill="var(--accent)" stroke="var(--paper)"') == 1
+    assert svg.count('fill="var(--paper)" stroke="var(--accent)"') == 1
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.0, "0"), (-0.00012345, "−0.000123"), (2.5, "+2.5"), (-1e-9, "−1e−09")])

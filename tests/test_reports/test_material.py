@@ -28,21 +28,6 @@ def test_every_layer_of_a_cut_is_the_same_slice_as_it_is_looked_at(tmp_path, vie
     np.testing.assert_array_equal(cut.padded, take_view(hu, view, 11) == crop_files.PADDING_HU)
 
 
-def test_a_limit_is_the_99th_percentile_over_all_maps_of_a_model_rounded_up(tmp_path):
-    cohort = world.make(tmp_path, count=4)
-    scores = np.linspace(-1, 1, 2 * world.GRID**2, dtype=np.float32).reshape(2, 1, 1, 1, world.GRID, world.GRID)
-    for place, nodule in enumerate(cohort.nodules):
-        fold, half = divmod(place, 2)
-        path = artifacts.maps_path(cohort.malignancy, fold, "cdam", nodule)
-        artifacts.write_maps(path, Maps(scores[half] * (1, 20)[fold], ("malignancy",), ("axial",), (16,)))
-    run, _ = open_run(cohort.malignancy, "cdam")
-    exact = np.percentile(np.abs(scores), 99)
-    assert run.mapped == {0: 2, 1: 2}
-    for fold, factor in ((0, 1), (1, 20)):
-        assert factor * exact <= run.limits[fold] <= 1.1 * factor * exact
-        assert f"{run.limits[fold]:.2g}" == f"{run.limits[fold]:g}"
-
-
 @pytest.mark.parametrize(
     ("view", "token", "place"),
     [("axial", (8, 8), "inside"), ("axial", (1, 14), "outside"), ("coronal", (1, 14), "unread")],

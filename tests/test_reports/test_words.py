@@ -11,6 +11,10 @@ READINGS = tuple({"margin": float(value), "diameter": 8.0, "malignancy": 4.0} fo
 CASE = Case("n", "p", 0, 1, 4.0, READINGS, {"margin": 4.9, "diameter": 8.5}, {"margin": 3.0, "diameter": 8.0}, {}, None)
 
 
+def mass(share: float, chance: float) -> dict[str, float]:
+    return {"relevance_mass": share, "relevance_mass_chance": chance}
+
+
 @pytest.fixture
 def run(made) -> Run:
     facts, _ = open_run(made[0].biomarkers, "cdam")
@@ -37,7 +41,7 @@ def test_malignancy_is_always_the_readers_assessment(run):
 
 
 def test_relevance_is_shown_beside_chance(run):
-    case = dataclasses.replace(CASE, mass={"margin": (0.4, 0.1), "diameter": (0.7, 0.1)})
+    case = dataclasses.replace(CASE, measures={"margin": mass(0.4, 0.1), "diameter": mass(0.7, 0.1)})
     sentence = words.lead_sentences([(run, case)], None)[1]
     assert sentence == (
         "Of the 2 maps with positive scores, that of diameter has the largest share of what raises it inside the "
@@ -46,7 +50,7 @@ def test_relevance_is_shown_beside_chance(run):
 
 
 def test_one_map_below_chance_is_not_told_as_the_best_of_several(run):
-    case = dataclasses.replace(CASE, mass={"diameter": (0.08, 0.18)})
+    case = dataclasses.replace(CASE, measures={"diameter": mass(0.08, 0.18)})
     assert words.lead_sentences([(run, case)], None)[1] == (
         "8\u00a0% of what raises the predicted diameter lies inside the readers' consensus, where 18\u00a0% would be "
         "chance."
@@ -64,7 +68,7 @@ def test_one_map_below_chance_is_not_told_as_the_best_of_several(run):
 def test_the_strongest_score_says_where_it_lies(run, score, place, text):
     strongest = words.Strongest(TARGETS["margin"], score, "Sagittal", place)
     sentence = words.lead_sentences([(run, CASE)], strongest)[-1]
-    assert sentence.startswith(f"The strongest score of all maps {text}")
+    assert sentence.startswith(f"Each map on its own scale, the strongest score {text}")
 
 
 def test_a_control_is_not_told_as_an_explanation():

@@ -111,6 +111,14 @@ def test_a_finished_run_says_so_and_does_nothing(data, run, monkeypatch, capsys)
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
+def test_a_run_of_an_older_version_gets_its_latents_without_training(data, run, tmp_path, monkeypatch):
+    again = shutil.copytree(run, tmp_path / "run")
+    (again / "fold_1" / "latents.npz").unlink()
+    monkeypatch.setattr(NoduleTask, "training_step", lambda *_: pytest.fail("trained again"))
+    crossval(data, again, SETTINGS, trees=TREES)
+    assert (again / "fold_1" / "latents.npz").exists()
+
+
 def test_a_run_of_another_task_is_refused(data, run):
     with pytest.raises(LidcCdamError, match=r"was made by `crossval` with targets = .*choose another --out"):
         crossval(data, run, TrainingSettings(**{**SETTINGS.as_dict(), "targets": "malignancy"}), trees=TREES)

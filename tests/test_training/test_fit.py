@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lidc_cdam.artifacts import read_splits, write_splits
+from lidc_cdam.artifacts import read_latents, read_predictions, read_splits, write_splits
 from lidc_cdam.backbones import build_backbone
 from lidc_cdam.cli import main
 from lidc_cdam.errors import LidcCdamError
@@ -27,7 +27,15 @@ from training.run import open_run
 from training.settings import TrainingSettings
 
 SETTINGS = TrainingSettings(epochs=3, batch_size=4, views=["axial"], dropout=0.1, max_lr=2e-3)
-FILES = ("model.safetensors", "model.json", "statistics.json", "history.csv", "predictions.csv", "validation.csv")
+FILES = (
+    "model.safetensors",
+    "model.json",
+    "statistics.json",
+    "history.csv",
+    "predictions.csv",
+    "validation.csv",
+    "latents.npz",
+)
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +159,31 @@ def test_the_reloaded_model_reproduces_its_predictions(data, finished, name, rol
     printed = [float(text) for text in table["malignancy_predicted"]]
     assert np.array_equal(statistics.scaling.to_reader_scale(outputs)[:, 0], printed)
     assert tuple(table["nodule_id"]) == getattr(read_splits(data / "splits.json").folds[0], role)
+
+
+def test_the_latents_are_those_that_the_head_read(data, finished):
+    latents, splits = read_latents(finished / "latents.npz"), read_splits(data / "splits.json")
+    fold, model = splits.folds[0], NoduleModel.load(finished)
+    assert latents.nodule_ids == (*fold.train, *fold.val, *fold.test)
+    assert [latents.roles.count(role) for role in ("train", "val", "test")] == [
+        len(part) for part in (fold.train, fold.val, fold.test)
+    ]
+    test = latents.vectors[[role == "test" for role in latents.roles]]
+    with torch.no_grad():
+        probability = torch.sigmoid(model.head(torch.from_numpy(test)))[:, 0]
+    predicted = read_predictions(finished / "predictions.csv")["malignancy_predicted"]
+    np.testing.assert_allclose(probability.numpy(), predicted, rtol=1e-4)
+
+
+def test_a_fold_of_an_older_version_gets_its_latents_without_training(data, finished, tmp_path, monkeypatch):
+    shutil.copytree(finished.parent, tmp_path / "run")
+    latents = tmp_path / "run" / "fold_0" / "latents.npz"
+    latents.unlink()
+    stop_at(monkeypatch, 0, 0, AssertionError("no step is trained again"))
+    train(data, tmp_path / "run", SETTINGS)
+    found, before = read_latents(latents), read_latents(finished / "latents.npz")
+    assert found.nodule_ids == before.nodule_ids
+    np.testing.assert_allclose(found.vectors, before.vectors, rtol=1e-5, atol=1e-6)
 
 
 def test_the_weights_are_those_of_the_best_validation_epoch(data, tmp_path, monkeypatch):

@@ -1,0 +1,181 @@
+"""What raised and lowered one prediction, in sentences that each state their numbers: where the map's scores lie."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float32, Int, Shaped
+from scipy.ndimage import distance_transform_edt
+
+from lidc_cdam.geometry import VIEWS
+from lidc_cdam.vocabulary import Target
+from reports.charts import signed
+from reports.figures import Cut
+from reports.words import percent
+
+EDGE_MM = 2.0
+"""Half the width of the band that counts as the edge of the readers' consensus."""
+ZONES = ("inside", "edge", "outside")
+"""Deeper than `EDGE_MM` inside the consensus; closer than that to its outline, on either side; farther outside."""
+BODY_WORDS = {"R": "right", "L": "left", "A": "front", "P": "back", "H": "head", "F": "feet"}
+"""The side of the patient that a letter stands for."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """The strongest token of a map."""
+
+    score: float
+    view: str
+    away: tuple[tuple[str, float], ...]
+    """Steps from the crop's centre: letter of the patient's side, mm; up to two, none below half a millimetre."""
+    zone: str
+    """One of `ZONES`, or `unread`."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Where the scores of one target's map lie, pooled over its views; only what was read counts."""
+
+    raising: float
+    """Share of the sum of |score| that is positive, 0 to 1."""
+    positive: dict[str, float]
+    """Share of the positive sum by zone; zones without any area are left out."""
+    negative: dict[str, float]
+    area: dict[str, float]
+    """Share of the pixels by zone."""
+    unread: float
+    """Share of the sum of |score| on what was not read; it counts nowhere else."""
+    strongest: Token
+
+
+def find(cuts: list[Cut], scores: Float32[np.ndarray, "view row column"]) -> Finding | None:
+    """Measure a map.
+
+    Args:
+        cuts: the slice that each view's map lies on.
+        scores: token grids of one target, in the same order.
+
+    Returns:
+        None for a map without any score on what was read.
+    """
+    pixels = [_on_pixels(own, cut.hu.shape) for own, cut in zip(scores, cuts, strict=True)]
+    zones = [zone_of(cut) for cut in cuts]
+    flat, zone = (np.concatenate([part.ravel() for part in parts]) for parts in (pixels, zones))
+    total, read = float(np.abs(flat).sum()), zone >= 0
+    known = float(np.abs(flat[read]).sum())
+    if not known:
+        return None
+    return Finding(
+        float(np.clip(flat[read], 0, None).sum()) / known,
+        _shares(np.clip(flat, 0, None), zone),
+        _shares(np.clip(-flat, 0, None), zone),
+        _shares(np.ones_like(flat), zone),
+        1 - known / total,
+        strongest_token(cuts, scores),
+    )
+
+
+def strongest_token(cuts: list[Cut], scores: Float32[np.ndarray, "view row column"]) -> Token:
+    """The token with the largest |score|, and where it lies."""
+    view, row, column = (int(place) for place in np.unravel_index(np.abs(scores).argmax(), scores.shape))
+    cut = cuts[view]
+    rows, columns = scores.shape[-2:]
+    right = (column + 0.5 - columns / 2) * cut.side_mm / columns
+    down = (row + 0.5 - rows / 2) * cut.side_mm / rows
+    left_letter, right_letter, top_letter, bottom_letter = VIEWS[cut.view].letters
+    steps = (
+        (right_letter if right > 0 else left_letter, abs(right)),
+        (bottom_letter if down > 0 else top_letter, abs(down)),
+    )
+    away = tuple((letter, mm) for letter, mm in steps if mm >= 0.5)
+    return Token(float(scores[view, row, column]), cut.view, away, _token_zone(cut, (row, column), (rows, columns)))
+
+
+def zone_of(cut: Cut) -> Int[np.ndarray, "row column"]:
+    """Index into `ZONES` of every pixel; -1 where nothing was read."""
+    spacing = cut.side_mm / cut.consensus.shape[0]
+    # Distances from pixel centres to the outline, which runs half a pixel before the next pixel's centre.
+    inside = (distance_transform_edt(np.pad(cut.consensus, 1))[1:-1, 1:-1] - 0.5) * spacing
+    beyond: Float[np.ndarray, "row column"] = np.full(cut.consensus.shape, np.inf)
+    if cut.consensus.any():
+        beyond = (distance_transform_edt(~cut.consensus) - 0.5) * spacing
+    deep, far = cut.consensus & (inside > EDGE_MM), ~cut.consensus & (beyond > EDGE_MM)
+    zones: np.ndarray = np.select([cut.padded, deep, far], [-1, 0, 2], 1)
+    return zones
+
+
+def _token_zone(cut: Cut, token: tuple[int, int], grid: tuple[int, int]) -> str:
+    """The zone that most of a token's square lies in."""
+    square = tuple(
+        slice(at * side // count, max((at + 1) * side // count, at * side // count + 1))
+        for at, side, count in zip(token, cut.consensus.shape, grid, strict=True)
+    )
+    found = np.bincount(zone_of(cut)[square].ravel() + 1, minlength=4)
+    return ("unread", *ZONES)[int(found.argmax())]
+
+
+def _on_pixels(scores: Float32[np.ndarray, "row column"], shape: tuple[int, ...]) -> Shaped[np.ndarray, "height width"]:
+    """The token under each pixel's centre."""
+    rows, columns = (
+        ((np.arange(size) + 0.5) * count / size).astype(int) for size, count in zip(shape, scores.shape, strict=True)
+    )
+    taken: np.ndarray = scores[np.ix_(rows, columns)].astype(np.float64)
+    return taken
+
+
+def _shares(weights: Float[np.ndarray, " pixel"], zone: Int[np.ndarray, " pixel"]) -> dict[str, float]:
+    sums = {name: float(weights[zone == index].sum()) for index, name in enumerate(ZONES) if (zone == index).any()}
+    total = sum(sums.values())
+    return {name: value / total if total else 0.0 for name, value in sums.items()}
+
+
+def sentences(target: Target, finding: Finding | None, views: int) -> list[str]:
+    """Two to four sentences about a map.
+
+    Args:
+        target: what the map explains.
+        finding: its measurement.
+        views: number of views that it is pooled over.
+    """
+    name = target.title.lower()
+    if finding is None:
+        return [f"The map of {name} has no score on what was read."]
+    lowering = percent(1 - finding.raising)
+    pooled = f" (pooled over {views} views)" if views > 1 else ""
+    told = [f"{percent(finding.raising)} of the map's score raises the predicted {name}, {lowering} lowers it{pooled}."]
+    if finding.raising > 0:
+        area = _listed([percent(share) for share in finding.area.values()])
+        told.append(f"What raises it lies {_parts(finding.positive)} (by area alone {area}).")
+    if finding.raising < 1:
+        told.append(f"What lowers it lies {_parts(finding.negative)}.")
+    told.append(_strongest(finding.strongest))
+    return told
+
+
+PLACES = {"inside": "inside the consensus", "edge": f"within {EDGE_MM:g} mm of its edge", "outside": "farther outside"}
+
+
+def _parts(shares: dict[str, float]) -> str:
+    return _listed([f"{percent(share)} {PLACES[zone]}" for zone, share in shares.items()])
+
+
+def _listed(words: list[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
+
+
+TOKEN_PLACES = {
+    "inside": "inside the readers' consensus",
+    "edge": f"within {EDGE_MM:g} mm of the consensus' edge",
+    "outside": f"more than {EDGE_MM:g} mm outside the consensus",
+    "unread": "where nothing was read and the model saw mirrored tissue",
+}
+
+
+def _strongest(token: Token) -> str:
+    steps = " and ".join(f"{mm:.0f} mm towards the {BODY_WORDS[letter]}" for letter, mm in token.away)
+    place = f"{steps} of the crop's centre" if steps else "at the crop's centre"
+    effect = "raises" if token.score > 0 else "lowers"
+    return (
+        f"The strongest token ({signed(token.score)}) {effect} it: {VIEWS[token.view].title.lower()} view, {place}, "
+        f"{TOKEN_PLACES[token.zone]}."
+    )

@@ -21,9 +21,9 @@ from lidc_cdam.images import (
     read_image,
 )
 from lidc_cdam.progress import say, track
-from reports.context import SCALE_PERCENTILE
 from reports.html import render_images
 from reports.overlays import Panel, map_panel, sheet, shown_panel
+from reports.scales import SCALE_PERCENTILE
 
 PAGE = "index.html"
 

@@ -14,6 +14,7 @@ from lidc_cdam.artifacts import SCHEMA, check_schema
 from lidc_cdam.backbones import build_backbone
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import read_json, replacing, write_json
+from lidc_cdam.kernel import KernelHead
 from lidc_cdam.vocabulary import TARGETS
 from lidc_cdam.weights import read_tensors
 
@@ -43,6 +44,7 @@ class NoduleModel(nn.Module):
         head: str = "linear",
         backbone_name: str | None = None,
         features: int = 0,
+        kernel: KernelHead | None = None,
     ) -> None:
         """Put a fresh head on a backbone.
 
@@ -52,6 +54,7 @@ class NoduleModel(nn.Module):
             head: `linear`, or `mlp` (linear, ReLU, linear, as wide as the latent; the paper's for biomarkers).
             backbone_name: key of `BACKBONES`, which `save` needs; known already if `build_backbone` made the backbone.
             features: how many numbers beside the image (radiomics) a second head reads, whose outputs are added.
+            kernel: that second head, fitted already; by default a small network that learns with the rest.
 
         Raises:
             LidcCdamError: an unknown target, a repeated one or none, or an unknown head.
@@ -66,7 +69,7 @@ class NoduleModel(nn.Module):
         width: Any = backbone.num_features
         self.head = _head(head, width, len(self.targets))
         self.features = features
-        self.side_head = _side_head(features, len(self.targets)) if features else None
+        self.side_head: nn.Module | None = kernel or (_side_head(features, len(self.targets)) if features else None)
 
     @property
     def channels(self) -> int:
@@ -136,6 +139,7 @@ class NoduleModel(nn.Module):
             "dropout": self.backbone.head_drop.p,
             "channels": self.channels,
             "features": self.features,
+            "support": len(self.side_head.support) if isinstance(self.side_head, KernelHead) else 0,
         }
 
     @classmethod
@@ -155,7 +159,9 @@ class NoduleModel(nn.Module):
             with torch.device("meta"):
                 channels = stored.get("channels", 3)
                 backbone = build_backbone(stored["backbone"], None, (height, width), stored["dropout"], channels)
-                model = cls(backbone, stored["targets"], stored["head"], features=stored.get("features", 0))
+                features, support = stored.get("features", 0), stored.get("support", 0)
+                kernel = KernelHead(support, features, len(stored["targets"])) if support else None
+                model = cls(backbone, stored["targets"], stored["head"], features=features, kernel=kernel)
         except (KeyError, TypeError, ValueError) as error:
             raise LidcCdamError(
                 f"{path} must describe a model as training wrote it, but it does not ({error!r}); train the fold again."

@@ -303,15 +303,17 @@ RICH = TrainingSettings(
 )
 
 
-def test_a_model_with_everything_beside_the_slice_goes_through_the_chain(data, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("side_head", ["mlp", "kernel"])
+def test_a_model_with_everything_beside_the_slice_goes_through_the_chain(data, tmp_path, monkeypatch, side_head):
+    settings = replace(RICH, side_head=side_head)
     run, crops = tmp_path / "run", tmp_path / "data"
     shutil.copytree(data, crops)
     with monkeypatch.context() as patch:
         stop_at(patch, 1, 0)
         with pytest.raises(KeyboardInterrupt):
-            train(crops, run, RICH)
-    train(crops, run, RICH)
-    train(crops, tmp_path / "whole", RICH)
+            train(crops, run, settings)
+    train(crops, run, settings)
+    train(crops, tmp_path / "whole", settings)
     assert all(same_files(run / "fold_0", tmp_path / "whole" / "fold_0").values())
     words = ["--run", str(run), "--data", str(crops), "--out", str(tmp_path / "other.csv")]
     assert main(["predict", *words]) == 0

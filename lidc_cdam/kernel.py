@@ -22,7 +22,8 @@ def matern(
     # The plain form of the distance: the faster one through a product loses the digits of near neighbours.
     apart = torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist") / first.shape[1] ** 0.5
     scaled = 3**0.5 * apart / LENGTH
-    return (1 + scaled) * torch.exp(-scaled)
+    likeness: Tensor = (1 + scaled) * torch.exp(-scaled)
+    return likeness
 
 
 class KernelHead(nn.Module):
@@ -53,10 +54,12 @@ class KernelHead(nn.Module):
         offset: Float[Tensor, "output"],
     ) -> "KernelHead":
         """A fitted head, in float32."""
-        head = cls(*support.shape, len(offset))
+        nodules, features = support.shape
+        head = cls(nodules, features, len(offset))
         head.load_state_dict({"support": support.float(), "weights": weights.float(), "offset": offset.float()})
         return head
 
     def forward(self, features: Float[Tensor, "nodule feature"]) -> Float[Tensor, "nodule output"]:
         """sum_j k(x, x_j) w_j + b, on the model's own scale."""
-        return matern(features, self.support) @ self.weights + self.offset
+        outputs: Tensor = matern(features, self.support) @ self.weights + self.offset
+        return outputs

@@ -211,25 +211,26 @@ class FoldData(pl.LightningDataModule):
         self.statistics = fit_statistics(cubes, fold.train, truth, targets, settings.views, grid)
         self._cubes = cubes
         self._settings = settings
-        self._patients = cohort["patient_id"]
         self.train = self._part(fold.train, truth)
         self.val = self._part(fold.val, read_truth(cohort, fold.val, targets))
         self.kernel: KernelHead | None = None
+        """The second head that training stands on, where it is fitted beforehand."""
         self.final_kernel: KernelHead | None = None
+        """The same, fitted on the validation nodules too: for use once the epoch is chosen."""
         if settings.side_head == "kernel":
-            self._fit_kernels()
+            self._fit_kernels(cohort["patient_id"])
 
     def _part(self, nodule_ids: Sequence[str], truth: Float64[np.ndarray, "nodule target"]) -> Part:
         wanted = self.statistics.scaling.to_model(truth).astype(np.float32)
         features = self._cubes.scaled_features(nodule_ids, self.statistics.features)
         return Part(tuple(nodule_ids), wanted, features)
 
-    def _fit_kernels(self) -> None:
+    def _fit_kernels(self, patient_of: pd.Series) -> None:
         """Fit the head that training stands on, and the one that also learns from the validation nodules."""
         parts = (self.train, self.val)
         keys = self.statistics.scaling.keys
         features, wanted = (np.concatenate([getattr(part, name) for part in parts]) for name in ("features", "wanted"))
-        patients = self._patients[[*self.train.nodule_ids, *self.val.nodule_ids]].tolist()
+        patients = patient_of[[*self.train.nodule_ids, *self.val.nodule_ids]].tolist()
         count = len(self.train.nodule_ids)
         known = fit_kernel(self.train.features, self.train.wanted, patients[:count], keys)
         self.kernel, self.final_kernel = known.head, fit_kernel(features, wanted, patients, keys).head

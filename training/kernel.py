@@ -52,18 +52,17 @@ def fit_kernel(
     likeness = matern(numbers, numbers).numpy()
     weights, held_out = np.zeros(wanted.shape), np.zeros(wanted.shape, dtype=np.float32)
     offset = np.zeros(len(keys))
-    values = np.where([key == MALIGNANCY.key for key in keys], 2.0 * wanted - 1, wanted.astype(np.float64))
+    labels = np.array([key == MALIGNANCY.key for key in keys])
+    values = np.where(labels, 2.0 * wanted - 1, wanted.astype(np.float64))
     known = ~np.isnan(values)
     for pattern in np.unique(known, axis=1).T:
-        columns = np.flatnonzero((known == pattern[:, None]).all(0))
-        rows = np.flatnonzero(pattern)
-        centre = values[np.ix_(rows, columns)].mean(0)
-        shares, answers = _ridge(
-            likeness[np.ix_(rows, rows)], values[np.ix_(rows, columns)] - centre, np.asarray(patients)[rows]
-        )
-        weights[np.ix_(rows, columns)], offset[columns] = shares, centre
-        held_out[np.ix_(rows, columns)] = answers + centre
-    for column in (index for index, key in enumerate(keys) if key == MALIGNANCY.key):
+        rows, columns = np.flatnonzero(pattern), np.flatnonzero((known == pattern[:, None]).all(0))
+        part = np.ix_(rows, columns)
+        offset[columns] = values[part].mean(0)
+        own, patients_here = likeness[np.ix_(rows, rows)], np.asarray(patients)[rows]
+        weights[part], answers = _ridge(own, values[part] - offset[columns], patients_here)
+        held_out[part] = answers + offset[columns]
+    for column in np.flatnonzero(labels):
         rows = np.flatnonzero(known[:, column])
         slope, shift = _logit(held_out[rows, column], values[rows, column])
         weights[:, column] *= slope

@@ -15,6 +15,7 @@ from lidc_cdam.cli import main
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.explain import explain
 from lidc_cdam.intensity import Statistics
+from lidc_cdam.kernel import KernelHead
 from lidc_cdam.model import NoduleModel
 from lidc_cdam.provenance import sha256
 from training import fit, loggers
@@ -321,6 +322,8 @@ def test_a_model_with_everything_beside_the_slice_goes_through_the_chain(data, t
     assert (
         main(["evaluate", "--run", str(run), "--methods", "cdam", "--fidelity-nodules", "2", "--replicates", "9"]) == 0
     )
+    beside = NoduleModel.load(run / "fold_0").side_head
+    assert isinstance(beside, KernelHead) == (side_head == "kernel")
     kept = pd.read_csv(run / "fold_0" / "predictions.csv").set_index("nodule_id")
     again = pd.read_csv(tmp_path / "other.csv").set_index("nodule_id").loc[kept.index]
     columns = [name for name in kept if name.endswith("_predicted")]

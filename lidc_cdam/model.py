@@ -14,6 +14,7 @@ from lidc_cdam.artifacts import SCHEMA, check_schema
 from lidc_cdam.backbones import build_backbone
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import read_json, replacing, write_json
+from lidc_cdam.kernel import KernelHead
 from lidc_cdam.vocabulary import TARGETS
 from lidc_cdam.weights import read_tensors
 
@@ -47,6 +48,7 @@ class NoduleModel(nn.Module):
         head: str = "linear",
         backbone_name: str | None = None,
         features: int = 0,
+        kernel: KernelHead | None = None,
     ) -> None:
         """Put a fresh head on a backbone.
 
@@ -56,6 +58,7 @@ class NoduleModel(nn.Module):
             head: `linear`, or `mlp` (linear, ReLU, linear, as wide as the latent; the paper's for biomarkers).
             backbone_name: key of `BACKBONES`, which `save` needs; known already if `build_backbone` made the backbone.
             features: how many numbers beside the image (radiomics) a second head reads, whose outputs are added.
+            kernel: that second head, fitted already; by default a small network that learns with the rest.
 
         Raises:
             LidcCdamError: an unknown target, a repeated one or none, or an unknown head.
@@ -70,7 +73,7 @@ class NoduleModel(nn.Module):
         width: Any = backbone.num_features
         self.head = _head(head, width, len(self.targets))
         self.features = features
-        self.side_head = _side_head(features, len(self.targets)) if features else None
+        self.side_head: nn.Module | None = kernel or (_side_head(features, len(self.targets)) if features else None)
 
     def _checked(self, targets: Sequence[str]) -> tuple[str, ...]:
         """The targets as a tuple, if a model of this kind can have them."""
@@ -145,6 +148,7 @@ class NoduleModel(nn.Module):
             "dropout": self.backbone.head_drop.p,
             "channels": self.channels,
             "features": self.features,
+            "support": len(self.side_head.support) if isinstance(self.side_head, KernelHead) else 0,
         }
 
     @classmethod
@@ -153,7 +157,9 @@ class NoduleModel(nn.Module):
         height, width = stored["image_size"]
         channels = stored.get("channels", 3)
         backbone = build_backbone(stored["backbone"], None, (height, width), stored["dropout"], channels)
-        return cls(backbone, stored["targets"], stored["head"], features=stored.get("features", 0))
+        features, support = stored.get("features", 0), stored.get("support", 0)
+        kernel = KernelHead(support, features, len(stored["targets"])) if support else None
+        return cls(backbone, stored["targets"], stored["head"], features=features, kernel=kernel)
 
     @classmethod
     def load(cls: type[Kind], folder: Path | str) -> Kind:

@@ -50,6 +50,11 @@ def shown_words(config: Mapping[str, Any]) -> list[str]:
             "A second head adds what radiomics of the readers' consensus say; maps and fidelity are of the image's "
             "part of the output alone."
         )
+    if config.get("side_head") == "kernel":
+        words.append(
+            "That head was fitted first and the image's part learnt what it leaves to say, so maps show nothing that "
+            "radiomics say already."
+        )
     return words
 
 

@@ -1,7 +1,7 @@
 """Cubes and labels of a folder's nodules in memory, and the images that one fold trains and validates on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,12 @@ from lidc_cdam.channels import SLICE, Channels, Source
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.geometry import USUAL, Grid, central_index, central_slices, take_view
 from lidc_cdam.intensity import FeatureScaling, Intensity, Scaling, Statistics
+from lidc_cdam.kernel import KernelHead
 from lidc_cdam.progress import track
 from lidc_cdam.vocabulary import MALIGNANCY, Target
 from training.augment import ViewDraw, apply_draw, draw_epoch, order_epoch
 from training.devices import place, processes
+from training.kernel import fit_kernel
 from training.radiomics import read_features
 from training.settings import PLAIN, Shown, TrainingSettings
 
@@ -149,7 +151,8 @@ class Part:
     wanted: Float32[np.ndarray, "nodule target"]
     """On the model's own scale (label 0 / 1, z-score)."""
     features: Float32[np.ndarray, "nodule feature"]
-    """Numbers beside the image; perhaps none."""
+    """Numbers beside the image; perhaps none. In training beside a kernel, what that answers without the nodule's
+    patient."""
 
 
 Example = tuple[Tensor, Tensor, Tensor]
@@ -220,6 +223,12 @@ class FoldData(pl.LightningDataModule):
         self._settings = settings
         self.train = self._part(fold.train, truth)
         self.val = self._part(fold.val, _dealt(read_truth(cohort, fold.val, targets), settings))
+        self.kernel: KernelHead | None = None
+        """The second head that training stands on, where it is fitted beforehand."""
+        self.final_kernel: KernelHead | None = None
+        """The same, fitted on the validation nodules too: for use once the epoch is chosen."""
+        if settings.side_head == "kernel":
+            self._fit_kernels(cohort["patient_id"])
 
     def _part(self, nodule_ids: Sequence[str], truth: Float64[np.ndarray, "nodule target"]) -> Part:
         wanted = self.statistics.scaling.to_model(truth).astype(np.float32)
@@ -238,6 +247,17 @@ class FoldData(pl.LightningDataModule):
             raise LidcCdamError(
                 f"--devices must be at most {least}, the images of this fold's smallest batch; got {devices}."
             )
+
+    def _fit_kernels(self, patient_of: pd.Series) -> None:
+        """Fit the head that training stands on, and the one that also learns from the validation nodules."""
+        parts = (self.train, self.val)
+        keys = self.statistics.scaling.keys
+        features, wanted = (np.concatenate([getattr(part, name) for part in parts]) for name in ("features", "wanted"))
+        patients = patient_of[[*self.train.nodule_ids, *self.val.nodule_ids]].tolist()
+        count = len(self.train.nodule_ids)
+        known = fit_kernel(self.train.features, self.train.wanted, patients[:count], keys)
+        self.kernel, self.final_kernel = known.head, fit_kernel(features, wanted, patients, keys).head
+        self.train = replace(self.train, features=known.held_out)
 
     @property
     def batches_per_epoch(self) -> int:

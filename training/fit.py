@@ -127,11 +127,14 @@ def _write_fold(run: Run, index: int, cubes: Cubes, record: provenance.Record) -
     checkpoint = folder / CHECKPOINT
     model, data, keeper = train_fold(run, index, cubes, checkpoint)
     data.statistics.write(folder / STATISTICS)
-    model.save(folder)
     history = pd.DataFrame(keeper.history)
     write_table(folder / HISTORY, history, ("epoch", "train_loss", "val_loss"))
     for_validation = replace(fold, test=fold.val)
     write_predictions(folder / VALIDATION, predict_fold(model, data, cubes, run, for_validation, index))
+    if data.final_kernel is not None:
+        # Its epoch is chosen: from here on the validation nodules may be learnt from, as the baselines do.
+        model.side_head = data.final_kernel.eval()
+    model.save(folder)
     write_predictions(folder / PREDICTIONS, predict_fold(model, data, cubes, run, fold, index))
     _write_latents(run, index, cubes, model, data.statistics.intensity)
     record.finish(best_epoch=keeper.best_epoch, epochs=len(history), devices=run.devices)
@@ -198,7 +201,7 @@ def _build_task(settings: TrainingSettings, index: int, data: FoldData) -> Nodul
     freeze_all_but_last(backbone, settings.trainable_layers)
     beside = data.statistics.features
     features = len(beside.names) if beside is not None else 0
-    model = NoduleModel(backbone, settings.targets, settings.head, settings.backbone, features)
+    model = NoduleModel(backbone, settings.targets, settings.head, settings.backbone, features, data.kernel)
     steps = settings.epochs * data.batches_per_epoch
     return NoduleTask(model, data.statistics.intensity, settings, steps)
 

@@ -96,14 +96,17 @@ class NoduleTask(pl.LightningModule):
         self._answers: list[tuple[Tensor, Tensor]] = []
 
     def training_step(self, batch: Sequence[Tensor], index: int) -> Tensor:
-        """Loss of one batch: planes [image, plane, row, column], numbers beside them, what to answer."""
+        """Loss of one batch: planes [image, plane, row, column], numbers beside them (`data.Part`), what to answer."""
         images_hu, features, wanted = batch
         # Dropout of a step depends on (seed, epoch, step) and the process alone, so a resumed run drops the same.
         step = (self._settings.seed, self.current_epoch, index, DROPOUT)
         stream = np.random.SeedSequence((*step, place()) if place() else step)
         torch.manual_seed(int(stream.generate_state(1)[0]))
         images = self._intensity.apply(images_hu, self.model.image_size)
-        outputs = self.model(images, features if self.model.features else None).float()
+        if self._settings.side_head == "kernel":
+            outputs = self.model(images).float() + features
+        else:
+            outputs = self.model(images, features if self.model.features else None).float()
         loss = target_loss(outputs, wanted, self.model.targets, self._settings.loss)
         whole = sum_over_processes(len(wanted), wanted.device)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=whole, sync_dist=True)

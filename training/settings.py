@@ -67,6 +67,9 @@ class TrainingSettings:
     radiomics: bool = False
     """Whether a second head adds what the radiomics of the readers' consensus say; maps then explain the image's part
     alone, and every result must say so."""
+    side_head: Literal["mlp", "kernel"] = "mlp"
+    """What reads radiomics: mlp, a small network that learns along with the image's part; kernel, kernel ridge
+    regression, fitted beforehand, so that the image's part learns what radiomics leave to say."""
     flips: bool = False
     """Whether training also mirrors images at random (the paper only turns them)."""
     shift: int = 0
@@ -131,6 +134,8 @@ class TrainingSettings:
             raise LidcCdamError(f"--layer-decay must be above 0 and at most 1; got {self.layer_decay}.")
         if self.indeterminate and self.targets == [MALIGNANCY.key]:
             raise LidcCdamError("--indeterminate needs a biomarker among --targets; got malignancy alone.")
+        if self.side_head == "kernel" and not self.radiomics:
+            raise LidcCdamError("--side-head kernel needs radiomics to read; add --radiomics true.")
         for name in ("max_lr", "clip_gradient"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

@@ -15,6 +15,7 @@ from lidc_cdam.cli import main
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.explain import explain
 from lidc_cdam.intensity import Statistics
+from lidc_cdam.kernel import KernelHead
 from lidc_cdam.model import NoduleModel
 from lidc_cdam.provenance import sha256
 from training import fit
@@ -353,15 +354,17 @@ RICH = TrainingSettings(
 )
 
 
-def test_a_model_with_everything_beside_the_slice_goes_through_the_chain(data, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("side_head", ["mlp", "kernel"])
+def test_a_model_with_everything_beside_the_slice_goes_through_the_chain(data, tmp_path, monkeypatch, side_head):
+    settings = replace(RICH, side_head=side_head)
     run, crops = tmp_path / "run", tmp_path / "data"
     shutil.copytree(data, crops)
     with monkeypatch.context() as patch:
         stop_at(patch, 1, 0)
         with pytest.raises(KeyboardInterrupt):
-            train(crops, run, RICH)
-    train(crops, run, RICH)
-    train(crops, tmp_path / "whole", RICH)
+            train(crops, run, settings)
+    train(crops, run, settings)
+    train(crops, tmp_path / "whole", settings)
     assert all(same_files(run / "fold_0", tmp_path / "whole" / "fold_0").values())
     words = ["--run", str(run), "--data", str(crops), "--out", str(tmp_path / "other.csv")]
     assert main(["predict", *words]) == 0
@@ -369,6 +372,8 @@ def test_a_model_with_everything_beside_the_slice_goes_through_the_chain(data, t
     assert (
         main(["evaluate", "--run", str(run), "--methods", "cdam", "--fidelity-nodules", "2", "--replicates", "9"]) == 0
     )
+    beside = NoduleModel.load(run / "fold_0").side_head
+    assert isinstance(beside, KernelHead) == (side_head == "kernel")
     kept = pd.read_csv(run / "fold_0" / "predictions.csv").set_index("nodule_id")
     again = pd.read_csv(tmp_path / "other.csv").set_index("nodule_id").loc[kept.index]
     columns = [name for name in kept if name.endswith("_predicted")]

@@ -63,7 +63,7 @@ def draw_causes(found: Mapping[str, Any], path: Path) -> list[Path]:
             _colours(panel, _table(found["methods"], methods, targets, name), middle, reach, form)
             _name(panel, title, [EXPLAINERS[method].title for method in methods], _titles(targets))
         effects = np.array([[_value(found["effects"][key].get(target)) for target in outputs] for key in targets])
-        _colours(axes[-1], effects, 0.0, 2.0, "{:+.1f}")
+        _colours(axes[-1], effects, 0.0, 1.0, "{:+.1f}")
         _name(axes[-1], "No map: what the outputs do (own scale) as a cause grows", _titles(targets), _titles(outputs))
         axes[-1].set_ylabel("cause that grows")
         return figure

@@ -196,6 +196,15 @@ def batch_starts(count: int, size: int) -> range:
     return range(0, max(1, count - (size - 1) // 2), size)
 
 
+def _dealt(
+    truth: Float64[np.ndarray, "nodule target"], settings: TrainingSettings
+) -> Float64[np.ndarray, "nodule target"]:
+    """The values as they are or, with `permute_labels`, each nodule's given to another one."""
+    if not settings.permute_labels:
+        return truth
+    return np.random.default_rng(settings.seed).permutation(truth)
+
+
 class FoldData(pl.LightningDataModule):
     """Training and validation images of one fold; the test nodules are not in it."""
 
@@ -204,12 +213,12 @@ class FoldData(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         targets = settings.resolved_targets
-        truth = read_truth(cohort, fold.train, targets, settings.indeterminate)
+        truth = _dealt(read_truth(cohort, fold.train, targets, settings.indeterminate), settings)
         self.statistics = fit_statistics(cubes, fold.train, truth, targets, settings.views, grid)
         self._cubes = cubes
         self._settings = settings
         self.train = self._part(fold.train, truth)
-        self.val = self._part(fold.val, read_truth(cohort, fold.val, targets))
+        self.val = self._part(fold.val, _dealt(read_truth(cohort, fold.val, targets), settings))
 
     def _part(self, nodule_ids: Sequence[str], truth: Float64[np.ndarray, "nodule target"]) -> Part:
         wanted = self.statistics.scaling.to_model(truth).astype(np.float32)

@@ -100,6 +100,9 @@ class TrainingSettings:
     """Loss of the z-scored biomarkers; malignancy always has binary cross-entropy on logits."""
     patience: int | None = None
     """Stop after this many epochs without a better validation loss; none trains all epochs."""
+    permute_labels: bool = False
+    """Whether the nodules' values are dealt out anew at random before training and validation: a control whose maps
+    mean nothing, for `evaluate --randomised-run`."""
     seed: int = 0
     """Seed of the initial weights, the draws, the order and the dropout."""
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
@@ -154,8 +157,14 @@ class TrainingSettings:
         return Variation(self.flips, self.shift, self.grey_jitter)
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings as plain values, targets resolved to their keys."""
-        return asdict(self)
+        """The settings as plain values, targets resolved to their keys.
+
+        `permute_labels` is named only where it is on, so that runs from before it was there go on.
+        """
+        settings = asdict(self)
+        if not self.permute_labels:
+            del settings["permute_labels"]
+        return settings
 
 
 def _flag(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,8 @@ LOCALISATION = (
     "relevance_rank_soft_chance",
 )
 FIDELITY = ("fidelity_mif", "fidelity_lif", "fidelity")
+REPEATED, RANDOMISED = "repeated_run", "label_randomised"
+"""Figures of another run: another seed, and labels that mean nothing."""
 SMALL = 0.05
 """Scores up to this share of the largest count as small in `compactness`."""
 
@@ -219,15 +222,17 @@ def measure_sanity(case: Case, given: Map) -> Found:
 
 
 def measure_repeatability(case: Case, given: Map) -> Found:
-    """Rank correlation of the map with those of other trainings: the run's other folds, and other runs if given."""
-    original = given.again(case.model)
-    figures = {}
-    others = given.other_folds()
-    if others:
-        figures["repeated_fold"] = _mean(mean_correlation(original, others).cpu().numpy().T)
-    for metric, explained in given.other_runs.items():
-        figures[metric] = _mean(rank_correlation(original, explained()).cpu().numpy().T)
-    return Found(figures, reason="" if figures else "the run has one fold and no --other-run was given")
+    """Rank correlation of the map with those by the models of the run's other folds."""
+    original, others = given.again(case.model), given.other_folds()
+    if not others:
+        return Found({"repeated_fold": np.full(len(given.scores), np.nan)}, reason="the run has one fold")
+    return Found({"repeated_fold": _mean(mean_correlation(original, others).cpu().numpy().T)})
+
+
+def measure_other_run(metric: str, case: Case, given: Map) -> Found:
+    """Rank correlation of the map with that by the same fold's model of another run."""
+    found = rank_correlation(given.again(case.model), given.other_runs[metric]())
+    return Found({metric: _mean(found.cpu().numpy().T)})
 
 
 def measure_completeness(case: Case, given: Map) -> Found:
@@ -258,8 +263,11 @@ FAMILIES: dict[str, Family] = {
     "sanity": Family(measure_sanity, True, ("seed",)),
     "repeatability": Family(measure_repeatability, True, ("seed",)),
     "completeness": Family(measure_completeness, True, ("seed",)),
+    REPEATED: Family(partial(measure_other_run, REPEATED), True, ("seed",)),
+    RANDOMISED: Family(partial(measure_other_run, RANDOMISED), True, ("seed",)),
 }
-"""By the name that `--metrics` takes."""
+"""By the name that `--metrics` takes; the last two are measured where their run is given."""
+OF_OTHERS = (REPEATED, RANDOMISED)
 USUAL = "localisation,compactness,fidelity"
 
 

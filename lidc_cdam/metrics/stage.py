@@ -26,7 +26,7 @@ from lidc_cdam.files import read_json
 from lidc_cdam.metrics.boxes import BOXES
 from lidc_cdam.metrics.boxes import box_sides as checked_sides
 from lidc_cdam.metrics.intervals import REPLICATES
-from lidc_cdam.metrics.measures import FAMILIES, USUAL
+from lidc_cdam.metrics.measures import FAMILIES, OF_OTHERS, RANDOMISED, REPEATED, USUAL
 from lidc_cdam.metrics.parts import FAILURE_COLUMNS, GALLERY, evaluation_folder, part_path, record_failures
 from lidc_cdam.metrics.perturbation import Fill
 from lidc_cdam.metrics.results import PICTURES, gallery_nodules, write_results
@@ -35,9 +35,6 @@ from lidc_cdam.metrics.work import Job, Outcome, Task, failed, forget_models, ru
 from lidc_cdam.model import DESCRIPTION, WEIGHTS
 from lidc_cdam.progress import say
 from lidc_cdam.runs import fold_numbers, read_config
-
-REPEATED, RANDOMISED = "repeated_run", "label_randomised"
-"""Metrics of other runs: another seed, and labels that mean nothing."""
 
 
 def evaluate(
@@ -80,8 +77,8 @@ def evaluate(
         blur_sigma: Blur that replaces perturbed pixels, in pixels of the model's input; none takes 1/16 of its side.
         box_sides: Sides of the boxes, in pixels of the model's input; none takes 1/14, 1/7, 3/14, 2/7 and 3/7 of it.
         boxes: Boxes of each side and image.
-        other_run: A run with the same folds and another seed, for repeatability.
-        randomised_run: A run trained with --permute-labels on the same folds, for repeatability.
+        other_run: A run with the same folds and another seed, whose maps are compared.
+        randomised_run: A run trained with --permute-labels on the same folds, likewise.
         replicates: Bootstrap replicates of each interval.
         seed: Seed of the choice of nodules, of boxes and fresh weights, and of the bootstrap.
         batch_size: Images at a time; changes the memory, not the figures.
@@ -90,14 +87,16 @@ def evaluate(
     if batch_size < 1 or replicates < 1:
         raise LidcCdamError(f"--batch-size and --replicates must be at least 1; got {batch_size} and {replicates}.")
     names = _chosen("--methods", methods, METHODS)
-    families = _chosen("--metrics", metrics, FAMILIES)
+    families = _chosen("--metrics", metrics, [family for family in FAMILIES if family not in OF_OTHERS])
     sides = None if box_sides is None else tuple(box_sides)
     measurement = Measurement(fidelity_nodules, steps, fill, blur_sigma, sides, boxes, seed)
     others = {name: path for name, path in ((REPEATED, other_run), (RANDOMISED, randomised_run)) if path is not None}
+    families += others
     task = _task(run, names, measurement, others, batch_size)
     tested = {fold: _tested(run, fold) for fold in task.folds}
-    records = [record for fold in task.folds for record in _claim(task, fold, names, families, list(tested[fold]))]
+    records = [record for fold in task.folds for record in _claim(task, fold, families, list(tested[fold]))]
     _explain_missing(task, names, tested, workers)
+    records += [_claim_maps(task, fold, method) for fold in task.folds for method in names]
     jobs = _jobs(task, names, families, tested)
     outcomes = list(map_items(run_job, jobs, "Evaluating", workers, failed))
     forget_models()
@@ -180,12 +179,9 @@ def _tested(run: Path, fold: int) -> dict[str, str]:
     return dict(zip(table["nodule_id"], table["patient_id"], strict=True))
 
 
-def _claim(
-    task: Task, fold: int, methods: Sequence[str], families: Sequence[str], nodule_ids: Sequence[str]
-) -> list[provenance.Record]:
-    """One record for each family's settings, which all methods share, and one for each method's maps."""
+def _claim(task: Task, fold: int, families: Sequence[str], nodule_ids: Sequence[str]) -> list[provenance.Record]:
+    """One record for each family's settings, which all methods share."""
     source, folder = fold_folder(task.run, fold), evaluation_folder(task.run, fold)
-    remedy = f"evaluate with the earlier settings, or delete {evaluation_folder(task.run, '*')} to begin anew"
     inputs: dict[str, Path | str] = {
         "weights": source / WEIGHTS,
         "crops": read_dataset(task.data).digest(nodule_ids),
@@ -193,17 +189,23 @@ def _claim(
     records = []
     for family in families:
         settings = {name: getattr(task.measurement, name) for name in FAMILIES[family].settings}
-        others: dict[str, Path | str] = {}
-        if family == "repeatability":
-            others = {name: fold_folder(path, fold) / WEIGHTS for name, path in task.other_runs.items()}
-        records.append(provenance.begin(folder, f"evaluate/{family}", settings, {**inputs, **others}, remedy))
-    for method in methods:
-        explained = _explained(task.run, fold, method)
-        maps = {name: explained.get(name) for name in ("config", "inputs")}
-        if METHODS[method].native != "token":
-            maps = {"config": {"options": task.options[method]}, "inputs": None}
-        records.append(provenance.begin(folder, f"evaluate/maps/{method}", maps, remedy=remedy))
+        other = task.other_runs.get(family)
+        more: dict[str, Path | str] = {} if other is None else {"other weights": fold_folder(other, fold) / WEIGHTS}
+        records.append(provenance.begin(folder, f"evaluate/{family}", settings, {**inputs, **more}, _remedy(task)))
     return records
+
+
+def _claim_maps(task: Task, fold: int, method: str) -> provenance.Record:
+    """The record of the maps that are measured: the stored ones', or the settings of those made here."""
+    explained = _explained(task.run, fold, method)
+    maps = {name: explained.get(name) for name in ("config", "inputs")}
+    if METHODS[method].native != "token":
+        maps = {"config": {"options": task.options[method]}, "inputs": None}
+    return provenance.begin(evaluation_folder(task.run, fold), f"evaluate/maps/{method}", maps, remedy=_remedy(task))
+
+
+def _remedy(task: Task) -> str:
+    return f"evaluate with the earlier settings, or delete {evaluation_folder(task.run, '*')} to begin anew"
 
 
 def _explain_missing(

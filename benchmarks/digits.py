@@ -111,19 +111,19 @@ def write_images(folder: Path, count: int, seed: int = 1) -> Path:
 
 SHOWN = ("cdam", "integrated_cdam", "smooth_cdam", "attention", "rollout", "relevance_propagation", "gradcam")
 SHOWN_PIXELS = ("input_gradient", "integrated_gradients", "smoothgrad")
-EXAMPLES, CELL, EDGE, LINE = 3, 84, 8, 34
-"""Images in the picture; pixels: side of a cell, between cells, of a line of words."""
+EXAMPLES, CELL, EDGE, LINE, LABEL = 3, 84, 8, 34, 22
+"""Images in the picture; pixels: side of a cell, between cells, of a line of words, of a digit beside its row."""
 
 
 def draw_maps(out: Path, images: Path, methods: Sequence[str], target: Path) -> None:
     """Each method's maps of both digits, for the first images; one scale for all images of a method, printed below."""
     table = pd.read_csv(images / "classes.csv", dtype=str).head(EXAMPLES)
     limits = {method: map_limit(out, method) for method in methods}
-    width = EDGE + (len(methods) + 1) * (CELL + EDGE)
-    made = Image.new("RGB", (width, 2 * LINE + len(table) * 2 * (CELL + EDGE) + 2 * EDGE), "white")
+    width = EDGE + LABEL + (len(methods) + 1) * (CELL + EDGE)
+    made = Image.new("RGB", (width, 2 * LINE + len(table) * 2 * (CELL + EDGE) - EDGE), "white")
     draw = ImageDraw.Draw(made)
     for column, method in enumerate(methods, 1):
-        left = EDGE + column * (CELL + EDGE)
+        left = EDGE + LABEL + column * (CELL + EDGE)
         words = method.replace("_", "\n", 1) if len(method) > 9 else method
         draw.multiline_text((left, 4), words, INK, font(11, bold=True), spacing=1)
         draw.text((left, made.height - LINE + 10), f"±{limits[method]:.2g}", INK, font(11))
@@ -134,12 +134,12 @@ def draw_maps(out: Path, images: Path, methods: Sequence[str], target: Path) -> 
         for line, key in enumerate(sorted(classes, key=list(image[4:6]).index)):
             upper = LINE + (2 * row + line) * (CELL + EDGE)
             if line == 0:
-                made.paste(shown_panel(shown).resize((CELL, CELL)), (EDGE, upper + CELL // 2))
-            draw.text((EDGE + CELL, upper + CELL // 2), key, INK, font(15, bold=True), anchor="rm")
+                made.paste(shown_panel(shown).resize((CELL, CELL)), (EDGE, upper + (CELL + EDGE) // 2))
+            draw.text((EDGE + CELL + LABEL, upper + CELL // 2), key, INK, font(15, bold=True), anchor="rm")
             for column, method in enumerate(methods, 1):
                 maps = read_maps(image_map_path(out, method, image))
                 panel = map_panel(shown, maps.scores[maps.targets.index(key), 0, 0], limits[method])
-                made.paste(panel.resize((CELL, CELL)), (EDGE + column * (CELL + EDGE), upper))
+                made.paste(panel.resize((CELL, CELL)), (EDGE + LABEL + column * (CELL + EDGE), upper))
     made.save(target)
 
 

@@ -122,6 +122,8 @@ def run_command(name: str, words: Sequence[str]) -> None:
     function = _load(command.forms.get(form, command.function))
     parser = command_parser(name, function, form)
     parser.epilog = _other_forms(name, command, form)
+    if form and {"-h", "--help"} & set(words):
+        words = ["--help"]
     spelled = _spelled(_switched(words, _switches(function)), _lists(function), command.configs)
     values = parser.instantiate(parser.parse_args(spelled))
     settings = {key: value for key, value in vars(values).items() if key != "config"}

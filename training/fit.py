@@ -209,9 +209,9 @@ def _build_task(settings: TrainingSettings, index: int, data: FoldData) -> Nodul
 def _fit(
     run: Run, index: int, task: NoduleTask, data: FoldData, listeners: Sequence[pl.Callback], checkpoint: Path
 ) -> None:
-    # Patience first, so that the checkpoint that a listener writes knows of this epoch.
-    patience = [] if run.settings.patience is None else [Patience(run.settings.patience)]
-    callbacks = [*patience, *listeners, EpochBar(f"Fold {index} ({index + 1} of {len(run.splits.folds)})")]
+    callbacks = [*listeners, EpochBar(f"Fold {index} ({index + 1} of {len(run.splits.folds)})")]
+    if run.settings.patience is not None:
+        callbacks.append(Patience(run.settings.patience))
     title = f"{run.out.name}, fold {index}"
     # Of several processes, the first one tells.
     log = () if int(os.environ.get("LOCAL_RANK", 0)) and run.devices > 1 else run.log

@@ -173,7 +173,8 @@ class Patience(EarlyStopping):
     """Ends a training whose validation loss stays behind its best; one that was ended stays so when it goes on."""
 
     def __init__(self, epochs: int) -> None:
-        super().__init__("val_loss", patience=epochs, check_finite=False)
+        # Looks right after validation: after the epoch would be after its checkpoint, whose count would lag behind.
+        super().__init__("val_loss", patience=epochs, check_finite=False, check_on_train_epoch_end=False)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End at once what an earlier process had ended."""

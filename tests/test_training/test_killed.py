@@ -116,13 +116,14 @@ def test_killed_at_a_moment(data, whole, tmp_path, moments):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_killed_at_random_again_and_again(data, whole, tmp_path, seed):
     finished, seconds = whole
     draw, out, deaths = random.Random(seed), tmp_path / "run", 0
     while not (out / "fold_0" / "predictions.csv").exists():
         process = run(("never",), data, out)
-        process.join(draw.uniform(0.1, 0.9) * seconds)
+        # Ever later, so that a machine that has become slow ends too.
+        process.join(draw.uniform(0.1, 0.9) * seconds * (1 + deaths / 4))
         deaths += process.is_alive()
         process.kill()
         process.join()

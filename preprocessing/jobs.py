@@ -15,7 +15,7 @@ from lidc_cdam.compute import HERE, Pool, Workers
 from lidc_cdam.crop_files import PADDING_HU, marked_by
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import write_json
-from preprocessing.annotations import IndexBox, Nodule, consensus
+from preprocessing.annotations import IndexBox, Nodule, consensus, reader_bits
 from preprocessing.clusters import MOST_READERS
 from preprocessing.crops import (
     DEFAULT,
@@ -28,6 +28,7 @@ from preprocessing.crops import (
     cube_corners,
     cut_cube,
     surrounding_box,
+    take_nearest,
 )
 from preprocessing.distances import surface_distance
 from preprocessing.index_cache import SERIES_INDEX
@@ -75,7 +76,9 @@ class ScanJob:
             step = float(np.median(np.diff(nodule.scan.slice_z_mm)))
             source = "volume" if isinstance(self.series, Volume) else "dicom"
             found = _Found(nodule.nodule_id, source, len(nodule.readings), step, flags)
-            _write(self.data, found, block, centres[nodule.nodule_id], self.settings, self.allow_padding)
+            centre = centres[nodule.nodule_id]
+            _write_readers(self.data, nodule, block, centre, self.settings)
+            _write(self.data, found, block, centre, self.settings, self.allow_padding)
 
         return each_block(self.series, self.nodules, box_of, use)
 
@@ -188,6 +191,13 @@ def _write(data: Path, found: _Found, block: Block, centre: Point, settings: Cro
         flags=flags,
     )
     write_json(record_path(data, found.nodule_id), asdict(record))
+
+
+def _write_readers(data: Path, nodule: Nodule, block: Block, centre: Point, settings: CropSettings) -> None:
+    """Write what each reader marked, on the cube's grid. A pack holds only their number, so its nodules have none."""
+    _, bits = take_nearest(block, reader_bits(nodule, block.box), centre, settings)
+    each = np.stack([(bits >> place) & 1 for place in range(len(nodule.readings))]).astype(bool)
+    crop_files.write_reader_masks(data, nodule.nodule_id, each, [one.annotation_id for one in nodule.readings])
 
 
 def _leaves_field(hu: Int16[np.ndarray, "slice row column"]) -> bool:

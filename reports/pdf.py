@@ -66,8 +66,13 @@ def _flatten(svg: str, shared: dict[str, str]) -> str:
 
 @cache
 def _compiler() -> typst.Compiler:
+    return compiler_of(TEMPLATES / "case.typ")
+
+
+def compiler_of(template: Path) -> typst.Compiler:
+    """A compiler of one template that sees no other font than DejaVu, so that every machine makes the same pages."""
     fonts = typst.Fonts(include_system_fonts=False, font_paths=[str(_font_folder())])
-    return typst.Compiler(str(TEMPLATES / "case.typ"), root=str(TEMPLATES), font_paths=fonts)
+    return typst.Compiler(str(template), root=str(TEMPLATES), font_paths=fonts)
 
 
 def _font_folder() -> Path:

@@ -153,10 +153,10 @@ def _work(item: Item) -> dict[str, Any]:
             write_text(item.page, html.render_case(content, item.key))
         return index_row(material)
     except (LidcCdamError, ValueError, typst.TypstError) as error:
-        return {"nodule_id": item.nodule_id, "reason": _without_paths(str(error), item.runs)}
+        return {"nodule_id": item.nodule_id, "reason": without_paths(str(error), item.runs)}
 
 
-def _without_paths(sentence: str, runs: Sequence[Run]) -> str:
+def without_paths(sentence: str, runs: Sequence[Run]) -> str:
     """An error's sentence with the names of the artefact folders in place of this machine's paths."""
     for run in runs:
         sentence = sentence.replace(str(run.data), "DATA").replace(str(run.folder), "RUN")

@@ -1,0 +1,52 @@
+"""Send DICOM files to an archive that speaks DICOMweb (STOW-RS)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pydicom
+import requests
+from dicomweb_client.api import DICOMwebClient
+
+from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.progress import track
+
+FAILED_SOPS = "FailedSOPSequence"
+
+
+def send(url: str, paths: Sequence[Path]) -> int:
+    """Store files, one a request, so that one that is refused does not hold back the others.
+
+    Args:
+        url: base address of the service, such as http://localhost:8042/dicom-web.
+        paths: DICOM files.
+
+    Returns:
+        How many were stored.
+
+    Raises:
+        LidcCdamError: the address is none, the service cannot be reached, or it refuses an object.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise LidcCdamError(f"--stow must be the http(s) address of a DICOMweb service; got {url!r}.")
+    client = DICOMwebClient(url)
+    for path in track(list(paths), "Sending"):
+        try:
+            answer = client.store_instances([pydicom.dcmread(path)])
+        except (requests.RequestException, OSError, ValueError) as error:
+            raise LidcCdamError(
+                f"--stow must be a DICOMweb service that takes objects, but {url} does not take {path.name}: "
+                f"{_reason(error)}; the files stay in {path.parent.parent}, and the same command sends them again."
+            ) from error
+        # Some services name the refused objects in a sequence that is there, and empty, where there are none.
+        refused = answer[FAILED_SOPS].value if FAILED_SOPS in answer else ()
+        if refused:
+            codes = ", ".join(f"{int(item.FailureReason):#06x}" for item in refused)
+            raise LidcCdamError(f"--stow: {url} refuses {path.name} with the reason {codes}; ask its administrator.")
+    return len(paths)
+
+
+def _reason(error: Exception) -> str:
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"status {response.status_code}"
+    return type(error).__name__ if isinstance(error, requests.ConnectionError) else str(error).splitlines()[0][:120]

@@ -1,0 +1,153 @@
+"""DICOM Structured Reports (TID 1500): readers' ratings and predictions, in the published LIDC codes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from highdicom.sr import (
+    AlgorithmIdentification,
+    Comprehensive3DSR,
+    DeviceObserverIdentifyingAttributes,
+    FindingSite,
+    LanguageOfContentItemAndDescendants,
+    Measurement,
+    MeasurementReport,
+    ObservationContext,
+    ObserverContext,
+    PersonObserverIdentifyingAttributes,
+    QualitativeEvaluation,
+    ReferencedSegment,
+    TrackingIdentifier,
+    VolumetricROIMeasurementsAndQualitativeEvaluations,
+)
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+from lidc_cdam.vocabulary import TARGETS
+from reports.export.codes import CONCEPTS, value_code
+from reports.export.objects import MAKER, MODEL, Identity, algorithm_name, describe, version
+from reports.export.segmentation import CONSENSUS_SEGMENT
+from reports.export.subject import Subject
+
+Group = VolumetricROIMeasurementsAndQualitativeEvaluations
+LIKELIHOOD = Code("1", "99LIDCCDAM", "Reader-assessed likelihood, 0 to 1")
+"""How a predicted malignancy is to be read, where a reader's own rating is a step from 1 to 5."""
+
+
+def readers_report(subject: Subject, segmentation: Dataset, source: Sequence[Dataset]) -> Comprehensive3DSR:
+    """Each reader's ratings, diameter and volume as one group, whose region is what the reader marked.
+
+    Where the extraction knows only how many readers marked a voxel, every group refers to the consensus and no volume
+    is told.
+    """
+    identity = Identity(subject, "sr readers", 9103)
+    observer = ObserverContext(codes.DCM.Person, PersonObserverIdentifyingAttributes(name="Anonymous^Reader"))
+    groups = [
+        _reader_group(subject, identity, segmentation, number, dict(reading))
+        for number, reading in enumerate(subject.case.readings, 1)
+    ]
+    return describe(_report(identity, observer, groups, segmentation, source), "readers' ratings")
+
+
+def predictions_report(subject: Subject, segmentation: Dataset, source: Sequence[Dataset]) -> Comprehensive3DSR:
+    """What the model of the nodule's fold predicts, as numbers, and the nearest step of each rating's scale."""
+    identity = Identity(subject, "sr predictions", 9104)
+    observer = ObserverContext(
+        codes.DCM.Device,
+        DeviceObserverIdentifyingAttributes(
+            uid=identity.uid("device"), name=MODEL, manufacturer_name=MAKER, model_name=f"{MODEL} {version()}"
+        ),
+    )
+    group = Group(
+        tracking_identifier=TrackingIdentifier(identity.uid("prediction"), f"{subject.nodule_id} prediction"),
+        referenced_segment=ReferencedSegment.from_segmentation(segmentation, CONSENSUS_SEGMENT),
+        finding_type=codes.SCT.Nodule,
+        finding_sites=[FindingSite(codes.SCT.Lung)],
+        algorithm_id=AlgorithmIdentification(algorithm_name(subject), version()),
+        measurements=[_predicted(key, value) for key, value in subject.case.predicted.items()],
+        qualitative_evaluations=_evaluations(subject.case.predicted),
+    )
+    return describe(_report(identity, observer, [group], segmentation, source), "predictions")
+
+
+def _reader_group(
+    subject: Subject, identity: Identity, segmentation: Dataset, number: int, reading: dict[str, float]
+) -> Group:
+    own = subject.readers is not None and number <= len(subject.readers)
+    measurements = [_millimetres(reading["diameter"])] if "diameter" in reading else []
+    if subject.readers is not None and own:
+        voxels = int(np.count_nonzero(subject.readers[number - 1]))
+        measurements.append(
+            Measurement(codes.SCT.Volume, round(voxels * subject.crop.spacing_mm**3, 3), codes.UCUM.CubicMillimeter)
+        )
+    segment = CONSENSUS_SEGMENT + number if own else CONSENSUS_SEGMENT
+    return Group(
+        tracking_identifier=TrackingIdentifier(
+            identity.uid(f"reader {number}"), f"{subject.nodule_id} reader {number}"
+        ),
+        referenced_segment=ReferencedSegment.from_segmentation(segmentation, segment),
+        finding_type=codes.SCT.Nodule,
+        finding_sites=[FindingSite(codes.SCT.Lung)],
+        measurements=measurements,
+        qualitative_evaluations=_evaluations(reading, probabilities=False),
+    )
+
+
+def _millimetres(value: float) -> Measurement:
+    return Measurement(CONCEPTS["diameter"], round(value, 3), codes.UCUM.Millimeter)
+
+
+def _predicted(key: str, value: float) -> Measurement:
+    """A continuous prediction under the concept that readers rated: rating, mm, or a probability of malignancy."""
+    if TARGETS[key].kind == "length":
+        return _millimetres(value)
+    method = LIKELIHOOD if TARGETS[key].kind == "probability" else None
+    return Measurement(CONCEPTS[key], round(value, 4), codes.UCUM.NoUnits, method=method)
+
+
+def _evaluations(values: dict[str, float], probabilities: bool = True) -> list[QualitativeEvaluation]:
+    """Ratings as coded steps of their scales; a probability has no step."""
+    left_out = ("length", "probability") if probabilities else ("length",)
+    return [
+        QualitativeEvaluation(CONCEPTS[key], value_code(key, _step(key, value)))
+        for key, value in values.items()
+        if TARGETS[key].kind not in left_out
+    ]
+
+
+def _step(key: str, value: float) -> int:
+    target = TARGETS[key]
+    return int(np.floor(min(max(value, target.low), target.high) + 0.5))
+
+
+def _report(
+    identity: Identity,
+    observer: ObserverContext,
+    groups: Sequence[Group],
+    segmentation: Dataset,
+    source: Sequence[Dataset],
+) -> Comprehensive3DSR:
+    person = observer.observer_type == codes.DCM.Person
+    content = MeasurementReport(
+        observation_context=ObservationContext(
+            observer_person_context=observer if person else None, observer_device_context=None if person else observer
+        ),
+        procedure_reported=CT_CHEST,
+        imaging_measurements=groups,
+        title=codes.DCM.ImagingMeasurementReport,
+        language_of_content_item_and_descendants=LanguageOfContentItemAndDescendants(Code("en", "RFC5646", "English")),
+    )
+    arguments = identity.arguments()
+    arguments = {name: arguments[name] for name in REPORT_ARGUMENTS}
+    return Comprehensive3DSR(
+        evidence=[segmentation, *source],
+        content=content[0],
+        is_complete=True,
+        is_final=False,
+        is_verified=False,
+        **arguments,
+    )
+
+
+CT_CHEST = Code("24627-2", "LN", "CT Chest")
+REPORT_ARGUMENTS = ("series_instance_uid", "series_number", "sop_instance_uid", "instance_number", "manufacturer")

@@ -25,7 +25,13 @@ def environment() -> Environment:
         keep_trailing_newline=True,
     )
     made.filters["drawing"] = Markup  # only for SVG text from `reports.figures`, which escapes its words
+    made.filters["plate"] = _plate
     return made
+
+
+def _plate(svg: str) -> str:
+    """An SVG file as an image's address: apart from the page, so that neither its styles nor its scripts reach it."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
 
 
 def render_case(document: dict[str, Any], key: str) -> str:
@@ -45,6 +51,16 @@ def render_index(index: dict[str, Any]) -> str:
     policy = f"{CASE_POLICY}; script-src 'sha256-{digest}'"
     template = environment().get_template("index.html")
     return template.render(index=index, policy=policy, style=_style(), script=Markup(script))
+
+
+def render_run(content: dict[str, Any], key: str) -> str:
+    """The run report's page.
+
+    Args:
+        content: what `reports.run_report.run_content` gives.
+        key: digest of what decided the page, kept in it.
+    """
+    return environment().get_template("run.html").render(doc=content, key=key, policy=CASE_POLICY, style=_style())
 
 
 def stored_key(path: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
-CASE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
 @cache
@@ -34,23 +34,73 @@ def _plate(svg: str) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
 
 
-def render_case(document: dict[str, Any], key: str) -> str:
+SCRIPTS = ("case_grid.js", "case_draw.js", "case.js")
+"""The viewer's parts, in order; they share one scope."""
+KEYS: tuple[tuple[str, str], ...] = (
+    ("1 to 9", "map of a target"),
+    ("Space", "map or plain CT"),
+    ("Mouse wheel; arrows, Page Up, Page Down on a picture", "slices"),
+    ("Home on a picture", "central slice"),
+    ("Drag on a picture", "window: across for the width, up and down for the level"),
+    ("L, M, W", "lung, mediastinal, wide window"),
+    ("Shift and arrows on a picture", "move the cross that reads values"),
+    ("V; double click or Enter on a picture", "another view large"),
+    ("O", "outlines"),
+    ("C", "compare with the next target or method"),
+    ("P", "save as PNG"),
+    ("R", "reset"),
+    ("?", "this list"),
+)
+"""What the viewer's keys do."""
+
+
+def render_case(document: dict[str, Any], key: str, viewer: dict[str, Any] | None = None) -> str:
     """One nodule's page.
 
     Args:
         document: what `reports.sections.document` gives.
         key: digest of what decided the page, kept in it.
+        viewer: what `reports.viewer.viewer_data` gives; without it the page has its still pictures alone.
     """
-    return environment().get_template("case.html").render(doc=document, key=key, policy=CASE_POLICY, style=_style())
+    style, script = _style(), _script()
+    template = environment().get_template("case.html")
+    return template.render(
+        doc=document,
+        key=key,
+        policy=_policy(style, script),
+        style=style,
+        script=script,
+        viewer=None if viewer is None else inert_json(viewer),
+        keys=KEYS,
+    )
+
+
+def inert_json(value: Any) -> Markup:
+    """JSON that no HTML parser can take for markup, whatever its strings hold."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    for mark in "<>&":
+        text = text.replace(mark, f"\\u{ord(mark):04x}")
+    return Markup(text)
+
+
+def _digest(text: str) -> str:
+    """A text's digest as a policy names it."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _policy(style: str, script: str = "") -> str:
+    """A page's policy: its own style and script by their digests, pictures it carries itself, and nothing else."""
+    scripts = f"script-src '{_digest(script)}'; " if script else ""
+    return (
+        f"default-src 'none'; style-src '{_digest(style)}'; {scripts}img-src data:; base-uri 'none'; form-action 'none'"
+    )
 
 
 def render_index(index: dict[str, Any]) -> str:
-    """The page that lists all nodules; its one small script is named in the page's policy by its digest."""
-    script = (TEMPLATES / "index.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"{CASE_POLICY}; script-src 'sha256-{digest}'"
+    """The page that lists all nodules."""
+    style, script = _style("index"), Markup((TEMPLATES / "index.js").read_text(encoding="utf-8"))
     template = environment().get_template("index.html")
-    return template.render(index=index, policy=policy, style=_style(), script=Markup(script))
+    return template.render(index=index, policy=_policy(style, script), style=style, script=script)
 
 
 def render_run(content: dict[str, Any], key: str) -> str:
@@ -60,7 +110,8 @@ def render_run(content: dict[str, Any], key: str) -> str:
         content: what `reports.run_report.run_content` gives.
         key: digest of what decided the page, kept in it.
     """
-    return environment().get_template("run.html").render(doc=content, key=key, policy=CASE_POLICY, style=_style())
+    style = _style("run")
+    return environment().get_template("run.html").render(doc=content, key=key, policy=_policy(style), style=style)
 
 
 def stored_key(path: Path) -> str | None:
@@ -74,5 +125,13 @@ def stored_key(path: Path) -> str | None:
 
 
 @cache
-def _style() -> Markup:
-    return Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
+def _style(page: str = "") -> Markup:
+    """The style of all pages, and what one page adds."""
+    names = ("style", page) if page else ("style",)
+    return Markup("\n".join((TEMPLATES / f"{name}.css").read_text(encoding="utf-8") for name in names))
+
+
+@cache
+def _script() -> Markup:
+    parts = [(TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS]
+    return Markup('"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n")

@@ -67,7 +67,7 @@ def similar_section(run: Run, case: Case) -> dict[str, Any]:
         run: the run.
         case: the nodule in it.
     """
-    section: dict[str, Any] = {"title": title_of(run), "nodules": [], "note": "", "missing": ""}
+    section: dict[str, Any] = {"title": title_of(run), "nodules": [], "own": [], "note": "", "missing": ""}
     if case.fold not in run.latents_sha256:
         section["missing"] = (
             f"Not known: fold_{case.fold}/{artifacts.LATENTS} is missing. The command that made the run "
@@ -83,9 +83,10 @@ def similar_section(run: Run, case: Case) -> dict[str, Any]:
         return section
     cohort = _cohort(run.data, (run.data / artifacts.COHORT).stat().st_mtime_ns)
     section["nodules"] = [_shown(run, cohort, one, case) for one in found]
+    section["own"] = _ratings(cohort, case.nodule_id)
     section["note"] = (
         f"Of the {latents.roles.count('train')} nodules that this model (fold {case.fold}) was trained on, those whose "
-        f"latents point in nearly the same direction (cosine; the median over all of them is {median:.2f}). What the "
+        f"latents point in nearly the same direction (cosine; the median over all of them is {median:.3f}). What the "
         f"model takes for alike need not look alike to a reader."
     )
     return section
@@ -105,8 +106,8 @@ def _cohort(data: Path, changed: int) -> pd.DataFrame:
 def _shown(run: Run, cohort: pd.DataFrame, one: Neighbour, case: Case) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "nodule_id": one.nodule_id,
-        "similarity": f"{one.similarity:.2f}",
-        "ratings": [],
+        "similarity": f"{one.similarity:.3f}",
+        "ratings": _ratings(cohort, one.nodule_id),
         "svg": "",
         "alt": f"Axial CT of {one.nodule_id}, lung window.",
         "same_patient": False,
@@ -114,12 +115,19 @@ def _shown(run: Run, cohort: pd.DataFrame, one: Neighbour, case: Case) -> dict[s
     if one.nodule_id in cohort.index:
         row: dict[Hashable, Any] = cohort.loc[one.nodule_id].to_dict()
         shown["same_patient"] = bool(row["patient_id"] == case.patient_id)
-        for target in TARGETS.values():
-            malignancy = target is MALIGNANCY
-            value = float(row[target.key])
-            shown["ratings"].append((target.title, plain(with_word(target, value, median=malignancy))))
         shown["svg"] = _picture(run, one.nodule_id, int(row["readers"]))
     return shown
+
+
+def _ratings(cohort: pd.DataFrame, nodule_id: str) -> list[tuple[str, str]]:
+    """What a nodule's readers said, target by target; nothing for a nodule that the cohort lacks."""
+    if nodule_id not in cohort.index:
+        return []
+    row: dict[Hashable, Any] = cohort.loc[nodule_id].to_dict()
+    return [
+        (target.title, plain(with_word(target, float(row[target.key]), median=target is MALIGNANCY)))
+        for target in TARGETS.values()
+    ]
 
 
 def _picture(run: Run, nodule_id: str, readers: int) -> str:

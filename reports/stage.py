@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from jinja2 import TemplateError
 
 from lidc_cdam import artifacts, provenance
 from lidc_cdam.compute import map_items
@@ -22,6 +23,7 @@ from reports.material import load
 from reports.run_report import is_whole, write_run_report
 from reports.scales import plain_limits
 from reports.sections import document
+from reports.viewer import viewer_data
 
 INDEX = "index.html"
 MOST_COMBINED = 100
@@ -167,12 +169,15 @@ def _work(item: Item) -> dict[str, Any]:
         material = load(item.runs, item.cases)
         if not item.is_current():
             content = document(material)
+            # Both are made before either is written.
+            page = html.render_case(content, item.key, viewer_data(material, content))
+            paper = pdf.render_case(content)
             with replacing(item.paper) as temporary:
-                temporary.write_bytes(pdf.render_case(content))
+                temporary.write_bytes(paper)
             # The page comes last: its key says that both are there.
-            write_text(item.page, html.render_case(content, item.key))
+            write_text(item.page, page)
         return index_row(material)
-    except (LidcCdamError, ValueError) as error:
+    except (LidcCdamError, ValueError, TemplateError) as error:
         return {"nodule_id": item.nodule_id, "reason": without_paths(str(error), item.runs)}
 
 

@@ -10,7 +10,7 @@ from reports.words import number, percent
 
 COLUMNS = ("Inside the consensus", "Strongest pixel", "Fidelity", "Box sensitivity", "Other folds", "Random weights")
 """What a row of the table tells of one target's map."""
-BOX, AGREEMENT, RANDOMISED = "box", "fold_agreement", "randomised"
+BOX, AGREEMENT, RANDOMISED = "box", "repeated_fold", "randomised_embedding"
 NOT_MEASURED = "not measured"
 
 
@@ -93,11 +93,11 @@ NOTES = {
     "Strongest pixel": "Strongest pixel: whether the highest score lies inside the consensus (pointing game).",
     "Fidelity": "Fidelity, A(LIF−MIF): how much more the output falls when what the map calls important is blurred "
     "first than when it is blurred last, in output × percent; about 0 for a map that says nothing.",
-    "Box sensitivity": "Box sensitivity: correlation of the score in a box with the drop of the output when the box is "
-    "blurred.",
+    "Box sensitivity": "Box sensitivity: how well the score in a box goes with the drop of the output when the box is "
+    "blurred: area under their correlation over the boxes' sides; 0 for a map that says nothing.",
     "Other folds": "Other folds: rank correlation with the maps of the other folds' models.",
-    "Random weights": "Random weights: rank correlation with the map of the same model with random weights; a map that "
-    "explains the model has little.",
+    "Random weights": "Random weights: rank correlation with the map of the same model with every weight fresh; a map "
+    "that explains the model has little.",
 }
 
 
@@ -111,4 +111,4 @@ def _missing(run: Run, lacking: list[str]) -> str:
         return ""
     named = ", ".join(name[:1].lower() + name[1:] for name in lacking)
     command = f"lidc-cdam evaluate --run RUN --methods {run.method},{CONTROL}"
-    return f"Not measured for this nodule: {named}. `{command}` measures maps."
+    return f"Not measured for this nodule: {named}. `{command}` measures them (the costly ones on a sample of nodules)."

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from reports import html, sections
 from reports.context import open_run
 from reports.material import load
+from reports.viewer import viewer_data
 
 HOSTILE = '"><script>alert(1)</script> #panic("x") $x$ \\ @a <b> {{ 7*7 }}'
 
@@ -20,6 +21,10 @@ class Tags(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.found.append((tag, dict(attrs)))
+
+
+def digest_of(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def pages(made) -> list[str]:
@@ -39,7 +44,7 @@ def test_no_page_can_ask_the_network_for_anything(made):
                 assert value is None or value.startswith(("#", "data:image/")) or tag == "a"
         targets = [attributes["href"] for tag, attributes in tags if tag == "a"]
         assert targets
-        assert all(re.fullmatch(r"[\w.-]+\.(html|pdf)", str(target)) for target in targets)
+        assert all(re.fullmatch(r"[\w.-]+\.(html|pdf)|#main", str(target)) for target in targets)
 
 
 def test_every_page_has_a_strict_policy_and_a_script_only_by_its_digest(made):
@@ -47,13 +52,23 @@ def test_every_page_has_a_strict_policy_and_a_script_only_by_its_digest(made):
         policy = next(a["content"] for t, a in Tags(page).found if a.get("http-equiv") == "Content-Security-Policy")
         assert policy is not None
         assert policy.startswith("default-src 'none'")
-        assert "'unsafe-inline'" not in policy.replace("style-src 'unsafe-inline'", "")
+        found = Tags(page).found
+        kinds = [attributes.get("type") for tag, attributes in found if tag == "script"]
         scripts = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
-        assert page.count("<script") == len(scripts)
-        for script in scripts:
-            digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-            assert f"script-src 'sha256-{digest}'" in policy
+        assert set(kinds) <= {None, "application/json"}
+        assert kinds.count(None) == len(scripts) == 1
+        assert f"script-src '{digest_of(scripts[0])}'" in policy
         assert not any(name.startswith("on") for _, attributes in Tags(page).found for name in attributes)
+
+
+def test_a_case_allows_its_own_style_alone(made):
+    cohort, out = made
+    page = (out / f"{cohort.nodules[0]}.html").read_text(encoding="utf-8")
+    policy = next(a["content"] for _, a in Tags(page).found if a.get("http-equiv") == "Content-Security-Policy")
+    assert "unsafe" not in policy
+    (style,) = re.findall(r"<style>(.*?)</style>", page, flags=re.DOTALL)
+    assert f"style-src '{digest_of(style)}'" in policy
+    assert not any("style" in attributes for _, attributes in Tags(page).found)
 
 
 def test_every_picture_has_words_and_every_identifier_is_there_once(made):
@@ -80,21 +95,30 @@ def test_the_scale_of_each_target_is_printed_on_its_page(made):
                 assert f"±{limit:.3g}" in page
 
 
+def hostile(value):
+    """Content whose every text is hostile, save for pictures and what names things in the page."""
+    if isinstance(value, dict):
+        kept = ("svg", "shared", "key")
+        return {key: part if key in kept else hostile(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [hostile(part) for part in value]
+    return HOSTILE if isinstance(value, str) and value else value
+
+
 def test_hostile_text_is_shown_as_text(made):
     cohort, _ = made
     facts, cases = open_run(cohort.biomarkers, "cdam")
-    content = sections.document(load([facts], [cases[0]]))
-    content |= {
-        "title": HOSTILE,
-        "facts": [(HOSTILE, HOSTILE)],
-        "cite": [HOSTILE],
-        "flags": [HOSTILE],
-        "sentences": [HOSTILE],
-    }
-    page = html.render_case(content, "key")
-    assert "<script" not in page
-    assert "&lt;script&gt;alert(1)" in page
+    material = load([facts], [cases[0]])
+    content = sections.document(material)
+    viewer = viewer_data(material, content)
+    page = html.render_case(hostile(content), "key", hostile(viewer))
+    (policy,) = [a for t, a in Tags(page).found if t == "meta" and "http-equiv" in a]
+    assert sum(tag == "script" for tag, _ in Tags(page).found) == page.count("<script") == 2
+    assert page.count("&lt;script&gt;alert(1)") > 100
+    assert "alert(1)</script>" not in page
     assert "{{ 7*7 }}" in page
+    assert "alert" not in str(policy)
+    assert not any(name.startswith("on") for _, attributes in Tags(page).found for name in attributes)
 
 
 def test_the_index_names_hostile_nodules_and_reasons_as_text():

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from jinja2 import TemplateError
 from test_reports import world
 
 from lidc_cdam import artifacts, crop_files
@@ -279,3 +280,69 @@ def test_predictions_without_known_targets_are_refused(tmp_path):
     artifacts.write_predictions(cohort.malignancy / artifacts.PREDICTIONS, table)
     with pytest.raises(LidcCdamError, match="it holds none"):
         report(cohort.malignancy, tmp_path / "out")
+
+
+def test_an_error_of_a_template_is_a_row_and_leaves_neither_document(tmp_path, monkeypatch):
+    cohort = world.make(tmp_path, count=2)
+
+    def broken(*_):
+        raise TemplateError("the template names what is not there")
+
+    monkeypatch.setattr("reports.stage.html.render_case", broken)
+    report(cohort.biomarkers, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["failed.csv", "index.html", "provenance.json"]
+    failed = artifacts.read_table(tmp_path / "out" / artifacts.FAILED, artifacts.FAILED_COLUMNS, "report")
+    assert set(failed["reason"]) == {"the template names what is not there"}
+
+
+@pytest.mark.parametrize("name", ["latents.npz", "validation.csv", "explainers.csv"])
+def test_what_an_older_run_lacks_is_named_in_its_place(tmp_path, name):
+    cohort = world.make(tmp_path, count=2)
+    for path in cohort.biomarkers.rglob(name):
+        path.unlink()
+    report(cohort.biomarkers, tmp_path / "out", nodules=[cohort.nodules[0]])
+    page = html.unescape((tmp_path / "out" / f"{cohort.nodules[0]}.html").read_text())
+    told = {
+        "latents.npz": "Not known: fold_0/latents.npz is missing.",
+        "validation.csv": "no intervals, because fold_0/validation.csv is missing or too small to calibrate on",
+        "explainers.csv": "`lidc-cdam evaluate --run RUN --methods cdam,random` measures them",
+    }
+    assert told[name] in page
+
+
+def test_damaged_latents_are_named_in_their_place(tmp_path):
+    cohort = world.make(tmp_path, count=2)
+    (cohort.biomarkers / "fold_0" / "latents.npz").write_bytes(b"PK damaged")
+    report(cohort.biomarkers, tmp_path / "out", nodules=[cohort.nodules[0]])
+    page = (tmp_path / "out" / f"{cohort.nodules[0]}.html").read_text()
+    assert "Not known: RUN/fold_0/latents.npz must be an NPZ file" in page
+    assert str(tmp_path) not in page
+
+
+@pytest.mark.parametrize(("name", "columns"), [("validation.csv", "margin_true"), ("explainers.csv", "metric")])
+def test_a_damaged_table_is_told_in_one_sentence_before_anything_is_written(tmp_path, name, columns):
+    cohort = world.make(tmp_path, count=2)
+    path = next(cohort.biomarkers.rglob(name))
+    path.write_text("nodule_id,patient_id,fold\n")
+    with pytest.raises(LidcCdamError, match=f"{name} must have the columns .*{columns}"):
+        report(cohort.biomarkers, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_of_another_schema_are_refused(tmp_path):
+    cohort = world.make(tmp_path, count=2)
+    stored = read_json(cohort.data / artifacts.DATASET)
+    write_json(cohort.data / artifacts.DATASET, {**stored, "schema": 99})
+    with pytest.raises(LidcCdamError, match=r"dataset\.json must have schema 1, but it has 99"):
+        report(cohort.biomarkers, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_nodule_that_no_reader_marked_has_a_report(tmp_path):
+    cohort = world.make(tmp_path, count=2)
+    crop = crop_files.read_crop(cohort.data, cohort.nodules[0])
+    bare = dataclasses.replace(crop, readers=np.zeros_like(crop.readers))
+    crop_files.write_crop(cohort.data, cohort.nodules[0], bare)
+    report(cohort.biomarkers, tmp_path / "out", nodules=[cohort.nodules[0]])
+    page = html.unescape((tmp_path / "out" / f"{cohort.nodules[0]}.html").read_text())
+    assert "100\u00a0% farther outside (by area alone 100\u00a0%)" in page

@@ -1,0 +1,445 @@
+// The viewer: its state, what it draws of it, and its controls. Runs once the page is there; the page works without.
+
+const element = (id) => document.getElementById(id);
+const given = JSON.parse(element("viewer-data").textContent);
+const views = new Map(given.views.map((view) => [view.key, view]));
+const titles = new Map(given.targets.map((target) => [target.key, target.title]));
+const MOST_PIXELS = 768;
+
+const initial = () => ({
+  target: given.targets.find(({ key }) => layerFor(key))?.key ?? given.targets[0].key,
+  method: given.layers[0]?.method ?? "",
+  compare: "",
+  view: "axial",
+  slices: Object.fromEntries(given.views.map(({ key }) => [key, given.central])),
+  map: true,
+  low: -1350,
+  high: 150,
+  opacity: given.opacity,
+  from: 0,
+  until: 0,
+  outlines: "both",
+  probe: null,
+});
+
+let volume;
+let state;
+let waiting = false;
+
+function layerFor(target, method) {
+  return given.layers.find((layer) => layer.targets.includes(target) && (!method || layer.method === method));
+}
+
+// What a pane shows: [target, method]. The second pane compares another target by the same method, or another method.
+function chosen(second) {
+  if (!second || !state.compare) return [state.target, state.method];
+  const [kind, name] = state.compare.split(":");
+  return kind === "method" ? [state.target, name] : [name, state.method];
+}
+
+// The token grid of a target on a slice, or null where there is none.
+function mapOn(target, method, view, depth) {
+  const layer = layerFor(target, method);
+  const places = layer && [layer.targets.indexOf(target), layer.views.indexOf(view), layer.slices.indexOf(depth)];
+  if (!layer || places.includes(-1)) return null;
+  const { rows, columns } = layer;
+  const [count, depths] = [rows * columns, layer.slices.length];
+  const start = ((places[0] * layer.views.length + places[1]) * depths + places[2]) * count;
+  return { scores: layer.values.subarray(start, start + count), rows, columns, limit: layer.limits[target] };
+}
+
+function cutAt(view, depth) {
+  const place = views.get(view);
+  const { side, unread } = given;
+  return { hu: cutOf(volume.hu, place, side, depth), marked: cutOf(volume.marked, place, side, depth), side, unread };
+}
+
+const consensusLeast = Math.max(1, Math.ceil(given.level * given.readers - 1e-9));
+
+// Which outlines to draw: the least number of readers, and how the line looks.
+function outlineLevels(kind) {
+  const consensus = { least: consensusLeast, kind: "consensus" };
+  const each = Array.from({ length: given.readers }, (_, place) => ({ least: place + 1, kind: "reader" }));
+  return { none: [], consensus: [consensus], both: [each[0], consensus], each: [...each, consensus] }[kind];
+}
+
+// ---- Drawing
+
+// One view with everything on it; `target` none draws the plain CT.
+function drawView(canvas, size, { view, depth, target, method, small }) {
+  canvas.width = canvas.height = size;
+  const context = canvas.getContext("2d");
+  const cut = cutAt(view, depth);
+  const found = state.map ? mapOn(target, method, view, depth) : null;
+  const map = found && { ...found, opacity: state.opacity, from: state.from * found.limit, until: state.until * found.limit };
+  const { raises, lowers } = given.colours;
+  paint(context, size, cut, { low: state.low, high: state.high, map, raises, lowers, dimmed: given.dimmed });
+  if (map && state.opacity) signLines(context, size, map, given.contour * map.limit, given.colours);
+  outline(context, size, cut, outlineLevels(small && state.outlines === "each" ? "both" : state.outlines), given.colours);
+  annotate(context, size, views.get(view), given.side * given.spacing, given.research);
+  if (state.probe && state.probe.view === view && state.probe.depth === depth) {
+    cross(context, size, state.probe.row, state.probe.column, given.side);
+  }
+}
+
+const panes = () => [...document.querySelectorAll("#panes .pane")];
+
+// What each pane shows: the chosen view, beside it another map of it or the other two views.
+function contentOf(pane) {
+  const others = [...views.keys()].filter((key) => key !== state.view);
+  const role = pane.dataset.role;
+  const view = role === "first" || role === "second" ? state.view : others[role === "upper" ? 0 : 1];
+  const [target, method] = chosen(role === "second");
+  return { view, depth: state.slices[view], target, method, small: role === "upper" || role === "lower" };
+}
+
+function render() {
+  waiting = false;
+  element("panes").classList.toggle("compared", state.compare !== "");
+  for (const pane of panes()) {
+    pane.hidden = pane.dataset.role === "second" ? !state.compare : pane.dataset.role !== "first" && Boolean(state.compare);
+    if (!pane.hidden) renderPane(pane);
+  }
+  renderControls();
+}
+
+function renderPane(pane) {
+  const canvas = pane.querySelector("canvas");
+  const content = contentOf(pane);
+  const size = Math.min(MOST_PIXELS, Math.max(160, Math.round(canvas.clientWidth * devicePixelRatio)));
+  drawView(canvas, size, content);
+  canvas.setAttribute("aria-label", `${views.get(content.view).title} view, slice`);
+  canvas.setAttribute("aria-valuemax", given.side);
+  canvas.setAttribute("aria-valuenow", content.depth + 1);
+  canvas.setAttribute("aria-valuetext", describe(content));
+  pane.querySelector("figcaption").textContent = caption(content);
+}
+
+// Whether and which map a pane shows, in words.
+function mapWords({ view, depth, target, method }) {
+  if (!state.map) return "plain CT";
+  if (!layerFor(target, method)) return `no ${method ? `${method} ` : ""}map of ${titles.get(target).toLowerCase()}`;
+  return mapOn(target, method, view, depth) ? `${titles.get(target)}, ${method}` : "no map on this slice";
+}
+
+function caption(content) {
+  const { view, depth, target, method, small } = content;
+  const slice = `${views.get(view).title} ${depth + 1}/${given.side}`;
+  if (small) return state.map && !mapOn(target, method, view, depth) ? `${slice} \u00b7 no map` : slice;
+  return `${slice} \u00b7 ${mapWords(content)}`;
+}
+
+function describe(content) {
+  const probe = state.probe && state.probe.view === content.view ? `; ${probeWords()}` : "";
+  return `Slice ${content.depth + 1} of ${given.side}, ${mapWords(content)}${probe}`;
+}
+
+// ---- The probe
+
+function probeNumbers(target, method) {
+  const { view, depth, row, column } = state.probe;
+  const [z, y, x] = voxelOf(views.get(view), given.side, depth, row, column);
+  const hu = volume.hu[(z * given.side + y) * given.side + x];
+  const map = mapOn(target, method, view, depth);
+  const cell = map && Math.floor(((row + 0.5) * map.rows) / given.side) * map.columns
+    + Math.floor(((column + 0.5) * map.columns) / given.side);
+  const position = [x, y, z].map((index, axis) => given.origin[axis] + index * given.spacing);
+  return { hu: hu === given.unread ? null : hu, score: map ? map.scores[cell] : null, position };
+}
+
+function probeWords() {
+  if (!state.probe) return "Point at a picture, or move the cross with Shift and the arrow keys.";
+  const targets = state.compare ? [chosen(false), chosen(true)] : [chosen(false)];
+  const { hu, position } = probeNumbers(...targets[0]);
+  const scores = targets.map(([target, method]) => {
+    const { score } = probeNumbers(target, method);
+    const name = state.compare.startsWith("method") ? method : titles.get(target);
+    return `${name} ${score === null ? "no score here" : signed(score)}`;
+  });
+  const frame = given.patient ? "mm" : "mm (scan's frame)";
+  return [hu === null ? "not read" : `${minus(hu)} HU`, ...scores, `${bodyWords(position)} ${frame}`].join("  \u00b7  ");
+}
+
+function probeAt(pane, event) {
+  const canvas = pane.querySelector("canvas");
+  const box = canvas.getBoundingClientRect();
+  const place = (offset, length) => Math.min(given.side - 1, Math.max(0, Math.floor((offset / length) * given.side)));
+  const { view, depth } = contentOf(pane);
+  return { view, depth, row: place(event.clientY - box.top, box.height), column: place(event.clientX - box.left, box.width) };
+}
+
+function moveProbe(pane, right, down) {
+  const { view, depth } = contentOf(pane);
+  const half = given.side / 2;
+  const old = state.probe?.view === view ? state.probe : { row: half, column: half };
+  const within = (value) => Math.min(given.side - 1, Math.max(0, value));
+  update({ probe: { view, depth, row: within(old.row + down), column: within(old.column + right) } });
+  element("spoken").textContent = probeWords();
+}
+
+// ---- Changes
+
+function update(changes) {
+  state = { ...state, ...changes };
+  if (!waiting) requestAnimationFrame(render);
+  waiting = true;
+}
+
+// Whether the slice changed; at the ends it does not, and a page can scroll on.
+function setSlice(view, depth) {
+  const within = Math.min(given.side - 1, Math.max(0, depth));
+  if (within === state.slices[view]) return false;
+  const probe = state.probe?.view === view ? { ...state.probe, depth: within } : state.probe;
+  update({ slices: { ...state.slices, [view]: within }, probe });
+  return true;
+}
+
+function setWindow(level, width) {
+  const wide = Math.min(4000, Math.max(10, Math.round(width)));
+  const middle = Math.min(3000, Math.max(-1500, Math.round(level)));
+  update({ low: middle - wide / 2, high: middle + wide / 2 });
+}
+
+const level = () => (state.low + state.high) / 2;
+const width = () => state.high - state.low;
+
+function nextOf(select, step = 1) {
+  const places = select.options.length;
+  select.selectedIndex = (select.selectedIndex + step + places) % places;
+  select.dispatchEvent(new Event("change", { bubbles: true }));
+}
+
+// ---- Controls
+
+function press(group, value) {
+  for (const button of group.querySelectorAll("button")) {
+    button.setAttribute("aria-pressed", String(button.dataset.value === value));
+  }
+}
+
+function renderControls() {
+  press(element("targets"), state.target);
+  press(element("view"), state.view);
+  const preset = given.windows.find((window) => window.level === level() && window.width === width());
+  press(element("window"), preset?.key ?? "");
+  element("level").value = level();
+  element("width").value = width();
+  element("map").setAttribute("aria-pressed", String(state.map));
+  element("compare").value = state.compare;
+  element("method").value = state.method;
+  element("outlines").value = state.outlines;
+  element("slice").value = state.slices[state.view] + 1;
+  element("slice-value").textContent = `${state.slices[state.view] + 1} of ${given.side}`;
+  element("probe").textContent = probeWords();
+  renderScale();
+  for (const part of document.querySelectorAll("#findings > div")) part.hidden = part.dataset.target !== state.target;
+}
+
+// The sliders' values and the colour bar's ends, in the scores of the chosen map.
+function renderScale() {
+  const limit = layerFor(state.target, state.method)?.limits[state.target];
+  const [target, method] = [titles.get(state.target), state.method];
+  element("opacity-value").textContent = `${Math.round(state.opacity * 100)}\u00a0%`;
+  element("from-value").textContent = limit ? signed(state.from * limit) : "\u2013";
+  element("until-value").textContent = limit ? signed(-state.until * limit) : "\u2013";
+  for (const [id, sign] of [["lowest", -1], ["highest", 1]]) {
+    element(id).textContent = limit ? signed(sign * limit) : "\u2013";
+  }
+  element("shown").textContent = limit ? `${target}, ${method}` : `${target}: no map`;
+}
+
+function fill(select, options) {
+  for (const [value, text] of options) select.add(new Option(text, value));
+}
+
+function prepareControls() {
+  const methods = [...new Set(given.layers.map((layer) => layer.method))];
+  fill(element("method"), methods.map((method) => [method, method]));
+  fill(element("compare"), [
+    ["", "nothing"],
+    ...given.targets.filter(({ key }) => layerFor(key)).map(({ key, title }) => [`target:${key}`, title]),
+    ...methods.map((method) => [`method:${method}`, `method ${method}`]),
+  ]);
+  element("slice").max = given.side;
+  const onInput = (id, change) => element(id).addEventListener("input", (event) => change(Number(event.target.value)));
+  onInput("slice", (value) => setSlice(state.view, value - 1));
+  onInput("opacity", (value) => update({ opacity: value / 100 }));
+  onInput("from", (value) => update({ from: value / 100 }));
+  onInput("until", (value) => update({ until: value / 100 }));
+  for (const id of ["level", "width"]) {
+    element(id).addEventListener("change", () => setWindow(Number(element("level").value), Number(element("width").value)));
+  }
+  for (const id of ["method", "compare", "outlines"]) {
+    element(id).addEventListener("change", (event) => update({ [id]: event.target.value }));
+  }
+  const choose = (id, change) => element(id).addEventListener("click", (event) => {
+    const value = event.target.closest("button")?.dataset.value;
+    if (value) change(value);
+  });
+  choose("targets", (target) => update({ target }));
+  choose("view", (view) => update({ view }));
+  choose("window", setPreset);
+  element("map").addEventListener("click", () => update({ map: !state.map }));
+  element("reset").addEventListener("click", reset);
+  element("copy").addEventListener("click", copyPicture);
+  element("save").addEventListener("click", savePicture);
+  element("help").addEventListener("click", () => element("keys").showModal());
+}
+
+function setPreset(key) {
+  const { level: middle, width: wide } = given.windows.find((window) => window.key === key);
+  setWindow(middle, wide);
+}
+
+function reset() {
+  state = initial();
+  for (const [id, value] of [["opacity", state.opacity * 100], ["from", 0], ["until", 0]]) element(id).value = value;
+  update({});
+}
+
+// ---- Pointer and wheel
+
+function preparePane(pane) {
+  const canvas = pane.querySelector("canvas");
+  let drag = null;
+  canvas.addEventListener("pointerdown", (event) => {
+    if (event.button !== 0) return;
+    drag = { x: event.clientX, y: event.clientY, level: level(), width: width() };
+    canvas.setPointerCapture(event.pointerId);
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    update({ probe: probeAt(pane, event) });
+    if (!drag) return;
+    const [right, down] = [event.clientX - drag.x, event.clientY - drag.y];
+    if (Math.abs(right) + Math.abs(down) > 3) setWindow(drag.level + 4 * down, drag.width + 4 * right);
+  });
+  for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => (drag = null));
+  canvas.addEventListener("wheel", (event) => {
+    const { view, depth } = contentOf(pane);
+    if (!event.ctrlKey && setSlice(view, depth + Math.sign(event.deltaY))) event.preventDefault();
+  }, { passive: false });
+  canvas.addEventListener("dblclick", () => update({ view: contentOf(pane).view }));
+  canvas.addEventListener("keydown", (event) => paneKey(pane, event));
+}
+
+function paneKey(pane, event) {
+  if (event.ctrlKey || event.altKey || event.metaKey) return;
+  const { view, depth } = contentOf(pane);
+  const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  const steps = { ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1, PageUp: 5, PageDown: -5 };
+  if (event.shiftKey && arrows[event.key]) moveProbe(pane, ...arrows[event.key]);
+  else if (event.key in steps) setSlice(view, depth + steps[event.key]);
+  else if (event.key === "Home") setSlice(view, given.central);
+  else if (event.key === "Enter") update({ view });
+  else return;
+  event.preventDefault();
+}
+
+// ---- Keys
+
+const keys = {
+  " ": () => update({ map: !state.map }),
+  l: () => setPreset("lung"),
+  m: () => setPreset("soft"),
+  w: () => setPreset("wide"),
+  o: () => nextOf(element("outlines")),
+  c: () => nextOf(element("compare")),
+  v: () => update({ view: [...views.keys()][([...views.keys()].indexOf(state.view) + 1) % views.size] }),
+  p: () => savePicture(),
+  r: () => reset(),
+  "?": () => element("keys").showModal(),
+};
+
+function pageKey(event) {
+  const typing = event.target.closest?.("input, select, textarea, dialog");
+  const button = event.target.closest?.("button, a, summary") && event.key === " ";
+  if (typing || button || event.ctrlKey || event.altKey || event.metaKey || !element("shortcuts").checked) return;
+  const target = /^[1-9]$/.test(event.key) && given.targets[Number(event.key) - 1];
+  const act = target ? () => update({ target: target.key }) : keys[event.key.toLowerCase()];
+  if (!act) return;
+  event.preventDefault();
+  act();
+}
+
+// ---- Pictures to keep
+
+// The panes side by side at a fixed size, with what a picture must say of itself below them.
+function composed() {
+  const size = 720;
+  const shown = panes().filter((pane) => !pane.hidden && !contentOf(pane).small).map(contentOf);
+  const canvas = document.createElement("canvas");
+  const line = 26;
+  canvas.width = size * shown.length;
+  canvas.height = size + 5 * line;
+  const context = canvas.getContext("2d");
+  context.fillStyle = "#0e1116";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  shown.forEach((content, place) => {
+    const part = document.createElement("canvas");
+    drawView(part, size, content);
+    context.drawImage(part, place * size, 0);
+    pictureWords(context, content, place * size + 14, size, line);
+  });
+  context.fillStyle = "#ffd98f";
+  context.font = face(17, 700);
+  context.fillText(`${given.research}${given.synthetic ? "  \u00b7  Synthetic phantom" : ""}`, 14, size + 4.4 * line);
+  return canvas;
+}
+
+// Below one picture: what it shows, its window, and the limits of its colours.
+function pictureWords(context, content, x, y, line) {
+  const { target, method } = content;
+  const limit = layerFor(target, method)?.limits[target];
+  const malignancy = target === "malignancy" ? " (reader-assessed likelihood)" : "";
+  const scale = state.map && limit
+    ? `Orange raises, blue lowers${malignancy}: full colour at ${signed(limit)} and ${signed(-limit)}; lines at half`
+    : "No map shown";
+  const window = `Window ${minus(Math.round(state.low))} to ${minus(Math.round(state.high))} HU`;
+  context.fillStyle = "#e9edf3";
+  context.textBaseline = "alphabetic";
+  context.textAlign = "left";
+  [`Nodule ${given.nodule}`, `${caption(content)}  \u00b7  ${window}`, scale].forEach((text, place) => {
+    context.font = face(15, place ? 400 : 700);
+    context.fillText(text, x, y + (place + 1) * line, 692);
+  });
+}
+
+const asBlob = () => new Promise((done) => composed().toBlob(done, "image/png"));
+
+async function copyPicture() {
+  try {
+    await navigator.clipboard.write([new ClipboardItem({ "image/png": asBlob() })]);
+    element("spoken").textContent = element("copied").textContent = "Picture copied.";
+  } catch {
+    await savePicture("This browser does not let the page copy; the picture was saved instead.");
+  }
+}
+
+async function savePicture(told = "Picture saved.") {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(await asBlob());
+  link.download = `${given.nodule}_${state.view}_${state.target}.png`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  element("spoken").textContent = element("copied").textContent = typeof told === "string" ? told : "Picture saved.";
+}
+
+// ---- Start
+
+async function start() {
+  volume = { hu: await unpack(given.hu, Int16Array), marked: await unpack(given.marked, Uint8Array) };
+  for (const layer of given.layers) layer.values = await unpack(layer.scores, Float32Array);
+  state = initial();
+  prepareControls();
+  panes().forEach(preparePane);
+  document.addEventListener("keydown", pageKey);
+  document.documentElement.classList.add("live");
+  element("viewer").hidden = false;
+  new ResizeObserver(() => update({})).observe(element("panes"));
+  render();
+}
+
+start().catch((error) => {
+  // The static pictures stay; the console says why.
+  console.error(error);
+});

@@ -1,0 +1,130 @@
+// Pictures on canvases: CT, hatching, map, lines, words. Each function draws from what it is given and changes nothing.
+
+// CT through a window as grey values; clipped before it is enlarged, so that bone and padding leave no ringing.
+function greyOf(hu, side, size, low, high) {
+  const clipped = Float32Array.from(hu, (value) => Math.min(high, Math.max(low, value)));
+  const image = enlarge(clipped, side, side, size, cubic, 2);
+  return image.map((value) => (Math.min(1, Math.max(0, (value - low) / (high - low))) * 255 + 0.5) | 0);
+}
+
+// CT, hatching where nothing was read, and a map over both, as pixels.
+function paint(context, size, cut, shown) {
+  const picture = context.createImageData(size, size);
+  const pixels = new Uint32Array(picture.data.buffer);
+  const grey = greyOf(cut.hu, cut.side, size, shown.low, shown.high);
+  const map = shown.map;
+  const scores = map && enlarge(map.scores, map.rows, map.columns, size, triangle, 1);
+  const bright = map ? 1 - shown.dimmed : 1;
+  const stripe = Math.max(6, Math.round(size / 24));
+  for (let y = 0, place = 0; y < size; y++) {
+    const row = Math.floor((y * cut.side) / size) * cut.side;
+    for (let x = 0; x < size; x++, place++) {
+      let red = grey[place] * bright;
+      let green = red;
+      let blue = red;
+      if (cut.hu[row + Math.floor((x * cut.side) / size)] === cut.unread) {
+        const light = (x + y) % stripe < stripe / 4;
+        red = (light ? 89 : 48) * bright;
+        green = (light ? 97 : 53) * bright;
+        blue = (light ? 109 : 61) * bright;
+      }
+      const strength = scores ? strengthOf(scores[place], map) : 0;
+      if (strength) {
+        const colour = scores[place] > 0 ? shown.raises : shown.lowers;
+        red += (colour[0] - red) * strength;
+        green += (colour[1] - green) * strength;
+        blue += (colour[2] - blue) * strength;
+      }
+      pixels[place] = pixelOf(red, green, blue);
+    }
+  }
+  context.putImageData(picture, 0, 0);
+}
+
+// A pixel as little-endian machines keep it: alpha, blue, green, red.
+const pixelOf = (red, green, blue) =>
+  ((255 << 24) | (Math.round(blue) << 16) | (Math.round(green) << 8) | Math.round(red)) >>> 0;
+
+// Opacity of a score: nothing at zero and inside the thresholds, all of it at the limit and beyond.
+function strengthOf(score, map) {
+  if (score > 0 ? score < map.from : -score < map.until) return 0;
+  return Math.min(1, Math.abs(score) / map.limit) * map.opacity;
+}
+
+// Lines in shares of the picture's side, on a dark halo so that they show on lung and on nodule.
+function stroke(context, size, lines, colour, width, dashes = []) {
+  context.setLineDash(dashes.map((length) => length * size));
+  context.lineJoin = "round";
+  for (const [ink, thick] of [["rgba(0,0,0,0.5)", 2 * width], [colour, width]]) {
+    context.strokeStyle = ink;
+    context.lineWidth = Math.max(thick * size, thick === width ? 1 : 2);
+    for (const line of lines) {
+      context.beginPath();
+      line.forEach(([x, y], place) => context[place ? "lineTo" : "moveTo"](x * size, y * size));
+      context.stroke();
+    }
+  }
+  context.setLineDash([]);
+}
+
+const face = (pixels, weight = 600) => `${weight} ${pixels.toFixed(1)}px "DejaVu Sans", Verdana, sans-serif`;
+
+function write(context, size, text, x, y, height, align = "center", colour = "#fff") {
+  context.font = face(height * size);
+  context.textAlign = align;
+  context.textBaseline = "middle";
+  context.lineJoin = "round";
+  context.strokeStyle = "rgba(0,0,0,0.65)";
+  context.lineWidth = Math.max(2, (height * size) / 4);
+  context.strokeText(text, x * size, y * size);
+  context.fillStyle = colour;
+  context.fillText(text, x * size, y * size);
+}
+
+// Letters of the patient's sides, a scale bar, and what every picture must say.
+function annotate(context, size, view, sideMm, research) {
+  const [left, right, top, bottom] = view.letters;
+  const high = Math.max(0.036, 12 / size);
+  write(context, size, left, 0.025, 0.5, high, "left");
+  write(context, size, right, 0.975, 0.5, high, "right");
+  write(context, size, top, 0.5, Math.max(0.05, (36 * devicePixelRatio) / size), high);
+  write(context, size, bottom, 0.5, 0.9, high);
+  const length = 10 / sideMm;
+  const [from, to, y] = [0.965 - length, 0.965, 0.9];
+  stroke(context, size, [[[from, y], [to, y]], [[from, y - 0.012], [from, y + 0.012]], [[to, y - 0.012], [to, y + 0.012]]], "#fff", 0.005);
+  write(context, size, "10 mm", (from + to) / 2, y - 0.035, high * 0.8);
+  const height = Math.max(0.026, 9 / size);
+  context.font = face(height * size);
+  const fits = Math.min(1, (0.96 * size) / context.measureText(research).width);
+  write(context, size, research, 0.5, 0.968, height * fits, "center", "#e4e8ee");
+}
+
+// The readers' outlines: the consensus thick and solid, others thin.
+function outline(context, size, cut, levels, colours) {
+  for (const { least, kind } of levels) {
+    const mask = Float32Array.from(cut.marked, (count) => (count >= least ? 1 : 0));
+    const lines = contours(mask, cut.side, cut.side, 0.5);
+    stroke(context, size, lines, colours[kind], kind === "consensus" ? 0.0085 : 0.0045);
+  }
+}
+
+// Solid at plus, dashed at minus the level: the sign survives grey print.
+function signLines(context, size, map, level, colours) {
+  const { scores, rows, columns } = map;
+  stroke(context, size, contours(scores, rows, columns, level), colours.above, 0.006);
+  const turned = scores.map((score) => -score);
+  stroke(context, size, contours(turned, rows, columns, level), colours.below, 0.006, [0.024, 0.018]);
+}
+
+// A cross with an open middle at the voxel's centre.
+function cross(context, size, row, column, side) {
+  const [x, y, half] = [(column + 0.5) / side, (row + 0.5) / side, 0.5 / side];
+  const arm = half + 0.03;
+  const lines = [
+    [[x - arm, y], [x - half, y]],
+    [[x + half, y], [x + arm, y]],
+    [[x, y - arm], [x, y - half]],
+    [[x, y + half], [x, y + arm]],
+  ];
+  stroke(context, size, lines, "#8dff8d", 0.004);
+}

@@ -1,0 +1,106 @@
+"""What the page's interactive viewer reads: the cube, the readers' counts and the token grids, small and exact."""
+
+import base64
+import zlib
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped
+
+from lidc_cdam import artifacts, crop_files
+from lidc_cdam.artifacts import Maps
+from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.geometry import VIEWS
+from reports import figures
+from reports.context import Case, Run
+from reports.maps import CONTOUR_SHARE
+from reports.material import Material
+from reports.scales import Limits, read_maps
+
+
+def viewer_data(material: Material, document: dict[str, Any]) -> dict[str, Any]:
+    """Everything the viewer draws, as JSON can hold it.
+
+    Args:
+        material: the nodule.
+        document: what `reports.sections.document` gives.
+    """
+    crop, record = material.crop, material.case.record
+    return {
+        "nodule": document["nodule_id"],
+        "research": document["research"],
+        "synthetic": document["synthetic"],
+        "side": len(crop.hu),
+        "spacing": crop.spacing_mm,
+        "origin": list(crop.origin_mm),
+        "patient": record is not None and record.geometry == "patient",
+        "unread": crop_files.PADDING_HU,
+        "readers": material.readers,
+        "level": material.runs[0].consensus_level,
+        "central": material.central,
+        "hu": packed(crop.hu.astype("<i2")),
+        "marked": packed(crop.readers),
+        "views": [
+            {"key": view.key, "title": view.title, "axis": view.axis, "flip": view.flip_rows, "letters": view.letters}
+            for view in VIEWS.values()
+        ],
+        "windows": [
+            {"key": window.key, "level": window.level_hu, "width": window.width_hu} for window in figures.WINDOWS
+        ],
+        "colours": {
+            "raises": figures.ORANGE,
+            "lowers": figures.BLUE,
+            "above": figures.ABOVE,
+            "below": figures.BELOW,
+            "consensus": figures.CONSENSUS,
+            "reader": figures.ANY_READER,
+        },
+        "opacity": figures.OPACITY,
+        "dimmed": figures.DIMMED,
+        "contour": CONTOUR_SHARE,
+        "targets": [{"key": row["key"], "title": row["title"]} for row in document["targets"]],
+        "layers": [layer for index in range(len(material.runs)) for layer in _layers(material, index)],
+    }
+
+
+def packed(array: Shaped[np.ndarray, "..."]) -> str:
+    """An array's bytes (little-endian, C order), deflated, in base64."""
+    return base64.b64encode(zlib.compress(np.ascontiguousarray(array).tobytes(), 9)).decode()
+
+
+def _layers(material: Material, index: int) -> list[dict[str, Any]]:
+    """The maps of one run: those that the document shows, and those of other methods that lie beside them."""
+    run, case, maps = material.runs[index], material.cases[index], material.maps[index]
+    if case is None:
+        return []
+    layers = [] if maps is None else _layer(run.method, maps, run.limits, case)
+    for method, limits in run.beside.items():
+        other = _read_beside(run, case, method)
+        layers += [] if other is None else _layer(method, other, limits, case)
+    return layers
+
+
+def _read_beside(run: Run, case: Case, method: str) -> Maps | None:
+    """Another method's maps; a missing or damaged file leaves that method out."""
+    try:
+        return read_maps(artifacts.maps_path(run.folder, case.fold, method, case.nodule_id))
+    except LidcCdamError:
+        return None
+
+
+def _layer(method: str, maps: Maps, limits: Limits, case: Case) -> list[dict[str, Any]]:
+    known = limits.get(case.fold, {})
+    if not set(maps.targets) <= set(known):
+        return []
+    return [
+        {
+            "method": method,
+            "targets": maps.targets,
+            "views": maps.views,
+            "slices": maps.slices,
+            "rows": maps.scores.shape[-2],
+            "columns": maps.scores.shape[-1],
+            "limits": {key: known[key] for key in maps.targets},
+            "scores": packed(maps.scores.astype("<f4")),
+        }
+    ]

@@ -1,0 +1,60 @@
+import base64
+import zlib
+
+import numpy as np
+import pytest
+from test_reports import world
+
+from lidc_cdam import artifacts, crop_files
+from lidc_cdam.artifacts import Maps
+from reports.context import open_run
+from reports.material import load
+from reports.sections import document
+from reports.viewer import viewer_data
+
+
+def unpacked(text: str, kind: str) -> np.ndarray:
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), kind)
+
+
+def data_of(run_folder, place: int = 0):
+    run, cases = open_run(run_folder, "cdam")
+    material = load([run], [cases[place]])
+    return run, material, viewer_data(material, document(material))
+
+
+def test_the_cube_the_counts_and_the_scores_are_exact(tmp_path):
+    cohort = world.make(tmp_path, count=2)
+    run, material, data = data_of(cohort.biomarkers)
+    np.testing.assert_array_equal(unpacked(data["hu"], "<i2"), material.crop.hu.ravel())
+    np.testing.assert_array_equal(unpacked(data["marked"], "u1"), material.crop.readers.ravel())
+    (layer,) = data["layers"]
+    np.testing.assert_array_equal(unpacked(layer["scores"], "<f4"), material.maps[0].scores.ravel())
+    assert layer["limits"] == run.limits[0]
+    assert (layer["rows"], layer["columns"], data["side"], data["central"]) == (16, 16, 32, 16)
+    assert data["unread"] == crop_files.PADDING_HU
+
+
+def test_other_methods_travel_too_and_damaged_ones_do_not(tmp_path):
+    cohort = world.make(tmp_path, count=2)
+    own = artifacts.read_maps(artifacts.maps_path(cohort.malignancy, 0, "cdam", cohort.nodules[0]))
+    path = artifacts.maps_path(cohort.malignancy, 0, "random", cohort.nodules[0])
+    artifacts.write_maps(path, Maps(own.scores * 2, own.targets, own.views, own.slices))
+    assert [layer["method"] for layer in data_of(cohort.malignancy)[2]["layers"]] == ["cdam", "random"]
+    path.write_bytes(b"damaged")
+    assert [layer["method"] for layer in data_of(cohort.malignancy)[2]["layers"]] == ["cdam"]
+
+
+@pytest.mark.parametrize(("geometry", "patient"), [("patient", True), ("scan", False)])
+def test_a_frame_that_is_not_the_patients_is_told(tmp_path, geometry, patient):
+    cohort = world.make(tmp_path, count=1)
+    dataset = artifacts.read_dataset(cohort.data)
+    (record,) = dataset.nodules.values()
+    changed = artifacts.nodule_record({**vars(record), "geometry": geometry})
+    artifacts.write_dataset(cohort.data, artifacts.Dataset(dataset.parameters, {record.nodule_id: changed}))
+    assert data_of(cohort.biomarkers)[2]["patient"] is patient
+
+
+def test_a_nodule_without_maps_has_no_layer(tmp_path):
+    cohort = world.make(tmp_path, count=1, maps=False)
+    assert data_of(cohort.biomarkers)[2]["layers"] == []

@@ -58,13 +58,13 @@ def _cell(run: Run, case: Case, key: str) -> dict[str, Any]:
     }
 
 
-def index_content(runs: Sequence[Run], results: Sequence[dict[str, Any]], report: bool = True) -> dict[str, Any]:
+def index_content(runs: Sequence[Run], results: Sequence[dict[str, Any]], problem: str = "") -> dict[str, Any]:
     """Everything the index page says.
 
     Args:
         runs: the run, and the second one if there is one.
         results: rows of `index_row`, or `nodule_id` and `reason` of a nodule that has no report.
-        report: whether there is a run report to link to.
+        problem: why there is no run report to link to; empty where there is one.
     """
     rows = [row for row in results if "reason" not in row]
     return {
@@ -72,7 +72,7 @@ def index_content(runs: Sequence[Run], results: Sequence[dict[str, Any]], report
         "research": figures.RESEARCH,
         "targets": [{"key": key, "title": TARGETS[key].title} for run in runs for key in run.targets],
         "folds": sorted({row["fold"] for row in rows}),
-        "report": report,
+        "problem": problem,
         "rows": rows,
         "synthetic": sum(row["synthetic"] for row in rows),
         "unread": sum(row["unread"] for row in rows),

@@ -85,12 +85,14 @@ def report(
     failed = [row for row in results if "reason" in row]
     _write_failed(out, failed)
     synthetic = sum(row.get("synthetic", False) for row in results)
-    write_run_report(out, runs, synthetic, _renderer())
-    write_text(out / INDEX, html.render_index(index_content(runs, results)))
+    problem = _write_run_report(out, runs, synthetic)
+    write_text(out / INDEX, html.render_index(index_content(runs, results, problem)))
     _combine(combined, [item for item in items if item.paper.exists()])
     limits = {" ".join(each.targets): plain_limits(each.limits) for each in runs}
     record.finish(nodules=len(items), failed=len(failed), scale_limits=limits)
     _tell(runs, results, failed, out)
+    if problem:
+        say(f"There is no run report: {problem}")
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,15 @@ def _renderer() -> str:
     folder = Path(__file__).resolve().parent
     paths = sorted([*folder.glob("*.py"), *folder.glob("templates/*"), *folder.glob("published/*")])
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+
+
+def _write_run_report(out: Path, runs: Sequence[Run], synthetic: int) -> str:
+    """Write the run report; the sentence why there is none, empty when all is well."""
+    try:
+        write_run_report(out, runs, synthetic, _renderer())
+    except (LidcCdamError, TemplateError) as error:
+        return without_paths(str(error), runs)
+    return ""
 
 
 def _combine(path: Path | None, items: Sequence[Item]) -> None:

@@ -11,7 +11,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
-INDEX_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
 @cache
@@ -27,6 +26,7 @@ def environment() -> Environment:
     )
     made.filters["told"] = told
     made.filters["drawing"] = Markup  # only for SVG text from `reports.figures`, which escapes its words
+    made.filters["plate"] = _plate
     return made
 
 
@@ -37,6 +37,11 @@ def told(sentence: str) -> Markup:
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if place % 2 and whole else part for place, part in enumerate(parts)
     )
+
+
+def _plate(svg: str) -> str:
+    """An SVG file as an image's address: apart from the page, so that neither its styles nor its scripts reach it."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
 
 
 SCRIPTS = ("case_grid.js", "case_draw.js", "case.js")
@@ -68,15 +73,11 @@ def render_case(document: dict[str, Any], key: str, viewer: dict[str, Any] | Non
         viewer: what `reports.viewer.viewer_data` gives; without it the page has its still pictures alone.
     """
     style, script = _style(), _script()
-    policy = (
-        f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
     template = environment().get_template("case.html")
     return template.render(
         doc=document,
         key=key,
-        policy=policy,
+        policy=_policy(style, script),
         style=style,
         script=script,
         viewer=None if viewer is None else inert_json(viewer),
@@ -97,12 +98,30 @@ def _digest(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
+def _policy(style: str, script: str = "") -> str:
+    """A page's policy: its own style and script by their digests, pictures it carries itself, and nothing else."""
+    scripts = f"script-src '{_digest(script)}'; " if script else ""
+    return (
+        f"default-src 'none'; style-src '{_digest(style)}'; {scripts}img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
 def render_index(index: dict[str, Any]) -> str:
-    """The page that lists all nodules; its one small script is named in the page's policy by its digest."""
-    script = (TEMPLATES / "index.js").read_text(encoding="utf-8")
-    policy = f"{INDEX_POLICY}; script-src '{_digest(script)}'"
+    """The page that lists all nodules."""
+    style, script = _style("index"), Markup((TEMPLATES / "index.js").read_text(encoding="utf-8"))
     template = environment().get_template("index.html")
-    return template.render(index=index, policy=policy, style=_style(), script=Markup(script))
+    return template.render(index=index, policy=_policy(style, script), style=style, script=script)
+
+
+def render_run(content: dict[str, Any], key: str) -> str:
+    """The run report's page.
+
+    Args:
+        content: what `reports.run_report.run_content` gives.
+        key: digest of what decided the page, kept in it.
+    """
+    style = _style("run")
+    return environment().get_template("run.html").render(doc=content, key=key, policy=_policy(style), style=style)
 
 
 def render_images(page: dict[str, Any]) -> str:
@@ -122,8 +141,10 @@ def stored_key(path: Path) -> str | None:
 
 
 @cache
-def _style() -> Markup:
-    return Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
+def _style(page: str = "") -> Markup:
+    """The style of all pages, and what one page adds."""
+    names = ("style", page) if page else ("style",)
+    return Markup("\n".join((TEMPLATES / f"{name}.css").read_text(encoding="utf-8") for name in names))
 
 
 @cache

@@ -5,12 +5,15 @@ Content travels as JSON data (`sys.inputs`), so no text of an artefact can becom
 
 import importlib.util
 import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import typst
 
+from lidc_cdam.errors import LidcCdamError
+from reports.figures import RESEARCH
 from reports.html import TEMPLATES
 
 STANDARDS: "list[typst.PDFStandard]" = ["ua-1", "a-2a"]
@@ -26,18 +29,60 @@ PAPER_COLOURS = {
 
 
 def render_case(document: dict[str, Any]) -> bytes:
-    """One nodule's PDF, at most two A4 pages.
+    """One nodule's PDF, two or three A4 pages.
 
     Args:
         document: what `reports.sections.document` gives.
 
     Raises:
-        typst.TypstError: the document breaks a rule of the template or of a standard.
+        LidcCdamError: the document breaks a rule of the template or of a standard.
     """
-    content = json.dumps(stand_alone(document, document["shared"]))
-    made = _compiler().compile(
-        format="pdf", sys_inputs={"document": content}, pdf_standards=STANDARDS, timestamp=NO_CLOCK
-    )
+    return _set("case", stand_alone(document, document["shared"]))
+
+
+def render_combined(documents: Sequence[dict[str, Any]]) -> bytes:
+    """Several nodules' reports as one PDF with a table of contents and bookmarks.
+
+    Args:
+        documents: what `stand_alone` makes of each nodule's document.
+
+    Raises:
+        LidcCdamError: as `render_case`.
+    """
+    count = len(documents)
+    content = {
+        "title": "Nodule reports",
+        "research": RESEARCH,
+        "lead": f"{count} nodule{'' if count == 1 else 's'}, each on its own pages.",
+        "documents": list(documents),
+    }
+    return _set("combined", content)
+
+
+def render_run(content: dict[str, Any]) -> bytes:
+    """The run report's PDF.
+
+    Args:
+        content: what `reports.run_report.run_content` gives.
+
+    Raises:
+        LidcCdamError: as `render_case`.
+    """
+    return _set("run", content)
+
+
+def _set(template: str, content: dict[str, Any]) -> bytes:
+    """Set a template with data."""
+    try:
+        made = _compiler(template).compile(
+            format="pdf", sys_inputs={"document": json.dumps(content)}, pdf_standards=STANDARDS, timestamp=NO_CLOCK
+        )
+    except typst.TypstError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise LidcCdamError(
+            f"The PDF must be set from the template {template}.typ, but typst refuses it ({reason}); the HTML report "
+            f"has the same content."
+        ) from error
     if not isinstance(made, bytes):
         raise TypeError(f"typst must give one PDF as bytes, got {type(made).__name__}")
     return made
@@ -65,8 +110,8 @@ def _flatten(svg: str, shared: dict[str, str]) -> str:
 
 
 @cache
-def _compiler() -> typst.Compiler:
-    return compiler_of(TEMPLATES / "case.typ")
+def _compiler(template: str) -> typst.Compiler:
+    return compiler_of(TEMPLATES / f"{template}.typ")
 
 
 def compiler_of(template: Path) -> typst.Compiler:

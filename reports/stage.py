@@ -1,4 +1,4 @@
-"""Stage `report`: one HTML and one PDF per nodule, and the index."""
+"""Stage `report`: one HTML and one PDF per nodule, the run report with its checklists, and the index."""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import typst
 from jinja2 import TemplateError
 
 from lidc_cdam import artifacts, provenance
@@ -18,13 +17,17 @@ from lidc_cdam.files import replacing, write_text
 from lidc_cdam.progress import say
 from reports import html, pdf
 from reports.context import SAFE_NAME, Case, Run, case_key, open_run
+from reports.facts import without_paths
 from reports.index import index_content, index_row
 from reports.material import load
+from reports.run_report import is_whole, write_run_report
 from reports.scales import plain_limits
 from reports.sections import document
 from reports.viewer import viewer_data
 
 INDEX = "index.html"
+MOST_COMBINED = 100
+"""Nodules of one combined PDF, whose pages are set in memory at once."""
 
 
 def report(
@@ -34,9 +37,15 @@ def report(
     method: str = "cdam",
     data: Path | None = None,
     nodules: list[str] | None = None,
+    combined: Path | None = None,
     workers: int = 1,
 ) -> None:
-    """Write one HTML and one PDF report per test nodule of a run, and an index page.
+    """Write what a researcher opens, reads and keeps of a run; open OUT/index.html first.
+
+    index.html lists the nodules, with search, filters and sorting; <nodule_id>.html and .pdf are one nodule's report;
+    run.html and run.pdf hold the run's figures beside the baselines, its estimators, cohort, splits, settings and model
+    card; checklists/ has CLAIM, TRIPOD+AI and METRICS as CSV and Markdown, filled in as far as the run knows. Called
+    again, it makes only what is missing or was made from other artefacts.
 
     Args:
         run: Folder of a finished `crossval`.
@@ -46,20 +55,28 @@ def report(
         method: Whose maps to show; `lidc-cdam explain` writes them.
         data: Folder of the crops; by default the one that the run's config.yaml names.
         nodules: Only these nodule ids; by default every test nodule.
+        combined: A PDF file that also gets the reports of the chosen nodules, with a table of contents; at most 100.
         workers: Processes that work at the same time.
 
     Raises:
         LidcCdamError: an artefact is missing, a nodule is unknown, or `out` holds reports of something else.
     """
     runs, items = _gather(run, also_run, method, data, nodules, out)
+    if combined is not None and len(items) > MOST_COMBINED:
+        raise LidcCdamError(
+            f"--combined takes at most {MOST_COMBINED} nodules in one file, but {len(items)} are chosen; name those to "
+            f"take with --nodules."
+        )
     record = provenance.begin(
         out,
         "report",
         {"method": method, "nodules": nodules},
         {f"run {index}": f"{each.config_sha256} {_predictions(each)}" for index, each in enumerate(runs)},
     )
-    if record.finished and all(item.is_current() for item in items) and not (out / artifacts.FAILED).exists():
+    whole = is_whole(out) and not (out / artifacts.FAILED).exists()
+    if record.finished and whole and all(item.is_current() for item in items):
         say(f"The reports of {len(items)} nodules are finished already; open {out / INDEX}.")
+        _combine(combined, items)
         return
     provenance.reopen(out, "report")
     results = list(map_items(_work, items, "Writing reports", workers))
@@ -67,10 +84,15 @@ def report(
     results.sort(key=lambda row: order[row["nodule_id"]])
     failed = [row for row in results if "reason" in row]
     _write_failed(out, failed)
-    write_text(out / INDEX, html.render_index(index_content(runs, results)))
+    synthetic = sum(row.get("synthetic", False) for row in results)
+    problem = _write_run_report(out, runs, synthetic)
+    write_text(out / INDEX, html.render_index(index_content(runs, results, problem)))
+    _combine(combined, [item for item in items if item.paper.exists()])
     limits = {" ".join(each.targets): plain_limits(each.limits) for each in runs}
     record.finish(nodules=len(items), failed=len(failed), scale_limits=limits)
     _tell(runs, results, failed, out)
+    if problem:
+        say(f"There is no run report: {problem}")
 
 
 @dataclass(frozen=True)
@@ -157,23 +179,38 @@ def _work(item: Item) -> dict[str, Any]:
             # The page comes last: its key says that both are there.
             write_text(item.page, page)
         return index_row(material)
-    except (LidcCdamError, ValueError, TemplateError, typst.TypstError) as error:
+    except (LidcCdamError, ValueError, TemplateError) as error:
         return {"nodule_id": item.nodule_id, "reason": without_paths(str(error), item.runs)}
-
-
-def without_paths(sentence: str, runs: Sequence[Run]) -> str:
-    """An error's sentence with the names of the artefact folders in place of this machine's paths."""
-    for run in runs:
-        sentence = sentence.replace(str(run.data), "DATA").replace(str(run.folder), "RUN")
-    return sentence
 
 
 @cache
 def _renderer() -> str:
     """Digest of the templates and of this room's code."""
     folder = Path(__file__).resolve().parent
-    paths = sorted([*folder.glob("*.py"), *folder.glob("templates/*")])
+    paths = sorted([*folder.glob("*.py"), *folder.glob("templates/*"), *folder.glob("published/*")])
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+
+
+def _write_run_report(out: Path, runs: Sequence[Run], synthetic: int) -> str:
+    """Write the run report; the sentence why there is none, empty when all is well."""
+    try:
+        write_run_report(out, runs, synthetic, _renderer())
+    except (LidcCdamError, TemplateError) as error:
+        return without_paths(str(error), runs)
+    return ""
+
+
+def _combine(path: Path | None, items: Sequence[Item]) -> None:
+    """Write several nodules' reports as one PDF file."""
+    if path is None:
+        return
+    documents = []
+    for item in items:
+        content = document(load(item.runs, item.cases))
+        documents.append(pdf.stand_alone(content, content["shared"]))
+    with replacing(path) as temporary:
+        temporary.write_bytes(pdf.render_combined(documents))
+    say(f"Wrote the reports of {len(items)} nodules into {path}.")
 
 
 def _write_failed(out: Path, failed: Sequence[dict[str, Any]]) -> None:

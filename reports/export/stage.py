@@ -24,8 +24,8 @@ from reports.export.stow import send
 from reports.export.structured_report import predictions_report, readers_report
 from reports.export.subject import Subject, cohort_rows, subject_of
 from reports.export.volumes import write_volumes
+from reports.facts import without_paths
 from reports.material import load
-from reports.stage import without_paths
 
 EXPORTED = "exported.csv"
 COLUMNS = ("nodule_id", "format", "file")

@@ -41,9 +41,9 @@ def text_of(document: bytes) -> str:
 
 
 @pytest.mark.parametrize("both", [True, False])
-def test_a_report_is_two_pages_and_claims_both_standards(made, both):
+def test_a_report_is_three_pages_and_claims_both_standards(made, both):
     document = pdf.render_case(content_of(made, both))
-    assert pages(document) == 2
+    assert pages(document) == 3
     opened = plain(document)
     assert b"pdfuaid:part>1<" in opened
     assert b"pdfaid:part>2<" in opened
@@ -52,10 +52,10 @@ def test_a_report_is_two_pages_and_claims_both_standards(made, both):
     assert b"FontFile" in opened
 
 
-def test_all_nine_targets_in_one_run_still_fit_on_two_pages(made):
+def test_all_nine_targets_in_one_run_still_fit_on_three_pages(made):
     content = content_of(made)
     content["runs"] = [{**content["runs"][0], "panels": content["runs"][0]["panels"] + content["runs"][1]["panels"]}]
-    assert pages(pdf.render_case(content)) == 2
+    assert pages(pdf.render_case(content)) == 3
 
 
 def test_the_same_content_gives_the_same_bytes(made):
@@ -64,7 +64,7 @@ def test_the_same_content_gives_the_same_bytes(made):
 
 def test_every_page_says_research_use_only(made):
     document = pdf.render_case(content_of(made))
-    sheets = text_of(document).split("\f")[:2]
+    sheets = text_of(document).split("\f")[:3]
     assert all(sheet.count("Research use only - not for diagnosis") >= 2 for sheet in sheets)
 
 
@@ -87,5 +87,5 @@ def test_many_flags_are_counted_and_do_not_add_a_page(made):
     content = content_of(made)
     content["flags"] = [f"Flag number {index} with some words." for index in range(40)]
     document = pdf.render_case(content)
-    assert pages(document) == 2
-    assert "32 more in the HTML report" in text_of(document)
+    assert pages(document) == 3
+    assert "34 more in the HTML report" in text_of(document)

@@ -21,14 +21,14 @@ from reports.stage import report
 
 
 def stamps(out: Path) -> dict[str, tuple[int, bytes]]:
-    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(out.iterdir())}
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(out.rglob("*.*"))}
 
 
 def test_each_nodule_has_two_documents_and_a_row_of_the_index(made):
     cohort, out = made
     names = {path.name for path in out.iterdir()}
     expected = {f"{nodule}.{form}" for nodule in cohort.nodules for form in ("html", "pdf")}
-    assert names == expected | {"index.html", "provenance.json"}
+    assert names == expected | {"index.html", "run.html", "run.pdf", "checklists", "provenance.json"}
     index = (out / "index.html").read_text()
     assert all(f'href="{nodule}.html"' in index and f'href="{nodule}.pdf"' in index for nodule in cohort.nodules)
     record = read_json(out / "provenance.json")["report"]
@@ -40,7 +40,7 @@ def test_each_nodule_has_two_documents_and_a_row_of_the_index(made):
 
 def test_no_document_names_a_path_of_this_machine(made):
     cohort, out = made
-    for path in out.iterdir():
+    for path in out.rglob("*.*"):
         assert str(cohort.data.parent).encode() not in path.read_bytes()
 
 
@@ -106,7 +106,7 @@ def test_a_nodule_that_fails_is_a_row_with_its_reason_and_the_others_go_on(tmp_p
     ]
     index = (out / "index.html").read_text()
     assert "Without a report: 1" in index
-    assert sorted(path.stem for path in out.glob("*.pdf")) == [cohort.nodules[0], cohort.nodules[2]]
+    assert sorted(path.stem for path in out.glob("LIDC*.pdf")) == [cohort.nodules[0], cohort.nodules[2]]
     assert "1 nodules have no report" in capsys.readouterr().out
     before = (out / f"{cohort.nodules[0]}.html").stat().st_mtime_ns
     broken.write_bytes(kept)
@@ -201,11 +201,12 @@ def test_the_runs_figures_stand_beside_the_ruler_and_the_noise_floor(tmp_path):
     )
     report(cohort.biomarkers, tmp_path / "out", also_run=cohort.malignancy)
     index = (tmp_path / "out" / "index.html").read_text()
-    assert "0.910 (0.880 to 0.940)" in index
-    assert (
-        "readers&#39; mean diameter alone: 0.900 (0.880 to 0.940); share of the crop that was read, alone (cut-outs "
-        "give the nodule&#39;s size away): 0.890 (0.880 to 0.940); one reader against the others&#39; median: 0.860"
-    ) in index
+    assert "AUC 0.910 (0.880 to 0.940); the readers’ mean diameter alone 0.900 (0.880 to 0.940)." in index
+    page = html.unescape((tmp_path / "out" / "run.html").read_text())
+    table = re.findall(r'<th scope="row">([^<]+)</th><td>([^<]+)</td>', page)
+    assert ("This run", "0.910 (0.880 to 0.940)") in table
+    assert ("Readers' mean diameter, one threshold", "0.900 (0.880 to 0.940)") in table
+    assert ("Share of the crop that was read, alone", "0.890 (0.880 to 0.940)") in table
 
 
 def test_what_was_not_read_is_told_on_every_page_and_only_then(made, tmp_path):
@@ -290,7 +291,7 @@ def test_an_error_of_a_template_is_a_row_and_leaves_neither_document(tmp_path, m
 
     monkeypatch.setattr("reports.stage.html.render_case", broken)
     report(cohort.biomarkers, tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["failed.csv", "index.html", "provenance.json"]
+    assert not list((tmp_path / "out").glob("LIDC*"))
     failed = artifacts.read_table(tmp_path / "out" / artifacts.FAILED, artifacts.FAILED_COLUMNS, "report")
     assert set(failed["reason"]) == {"the template names what is not there"}
 

@@ -1,0 +1,53 @@
+"""Figures of a run's folder, taken into a report as they are."""
+
+from pathlib import Path
+
+from lidc_cdam.vocabulary import MALIGNANCY
+from reports import blocks
+from reports.blocks import Block
+from reports.facts import Facts
+from reports.results import told
+
+LARGEST = 3_000_000
+"""Bytes of a figure; a larger one is named and left where it is."""
+
+
+def plate(path: Path, title: str, alt: str, folded: bool = False) -> Block:
+    """A figure, or what stands in its place.
+
+    Args:
+        path: an SVG file.
+        title: its caption.
+        alt: what it shows.
+        folded: whether it is closed at first in HTML and left out of the PDF.
+    """
+    name = "/".join(path.parts[path.parts.index("figures") :])
+    if not path.exists():
+        return blocks.missing(f"{title}: {name} is missing; the command that made the run, called again, draws it.")
+    svg = path.read_text(encoding="utf-8", errors="replace")
+    if "<svg" not in svg or len(svg) > LARGEST:
+        return blocks.missing(f"{title}: {name} is no figure that can be shown here; open it in the run's folder.")
+    return blocks.figure(title, svg, alt, folded)
+
+
+def performance_plates(facts: Facts) -> list[Block]:
+    """ROC, reliability and biomarkers, as far as the run predicts them."""
+    made = []
+    folder = facts.run.folder / "figures"
+    own = facts.summary.get("metrics", {}).get(MALIGNANCY.key, {})
+    if MALIGNANCY.key in facts.run.targets:
+        auc, ece = told(own.get("auc")), told(own.get("ece"))
+        curves = f"ROC curves of malignancy; AUC of this run {auc}."
+        bins = f"Observed over predicted share of malignant nodules in ten bins; ECE {ece}."
+        pair = (("roc", "ROC of malignancy", curves), ("reliability", "Reliability of malignancy", bins))
+        made.append(blocks.row([plate(folder / f"{name}.svg", title, alt) for name, title, alt in pair]))
+    if set(facts.run.targets) - {MALIGNANCY.key}:
+        alt = "Predictions over the readers' means, one panel a biomarker; the table above holds the errors."
+        made.append(plate(folder / "biomarkers.svg", "Biomarkers against the readers", alt))
+    return made
+
+
+def learning_plate(facts: Facts) -> Block:
+    """The learning curves of the folds."""
+    alt = "Training and validation loss over epochs, a curve a fold."
+    return plate(facts.run.folder / "figures" / "learning_curves.svg", "Learning curves", alt)

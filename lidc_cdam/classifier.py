@@ -49,6 +49,11 @@ class ImageClassifier(NoduleModel):
     def _checked(self, targets: Sequence[str]) -> tuple[str, ...]:
         return tuple(targets)
 
+    @property
+    def black(self) -> Float[Tensor, " channel"]:
+        """What a black pixel becomes."""
+        return normalised(torch.zeros(1, 1, 1, 3, dtype=torch.uint8), self.shown).flatten()
+
     def prepare(self, images: Sequence[Image.Image]) -> Float[Tensor, "image channel row column"]:
         """Images (RGB) as the model's input."""
         return normalised(

@@ -85,6 +85,11 @@ class NoduleModel(nn.Module):
         return int(self.backbone.patch_embed.proj.in_channels)
 
     @property
+    def black(self) -> Float[Tensor, " channel"] | None:
+        """What black is in each channel of the input, where the model itself knows; a nodule's depends on its fold."""
+        return None
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of the input, pixels."""
         height, width = self.backbone.patch_embed.img_size

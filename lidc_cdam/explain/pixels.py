@@ -121,13 +121,15 @@ def integrated_gradients(
         targets: keys out of `model.targets`, `Concept`s and `Contrast`s; all outputs by default.
         n: number of steps from b to x.
         baseline: the value of black. The step `explain` passes `Intensity.black`, the lower end of the fold's HU
-            window (air, -1000 HU); without it black is each image's own darkest value. A mask channel is -1, outside.
+            window (air, -1000 HU); without it black is the model's own (`NoduleModel.black`, that of natural images) or
+            else each image's darkest value. A mask channel is -1, outside.
         batch_size: steps at a time, at most; changes no map.
     """
     _check_integrated(n, baseline)
 
     def score(call: Call, image: Image) -> Maps:
-        black = _black(image, baseline)
+        own = model.black if baseline is None else None
+        black = _black(image, baseline) if own is None else own.to(image)[:, None, None].expand_as(image)
         steps = (black + m / n * (image - black) for m in range(1, n + 1))
         return ((image - black) * _mean_gradient(call, steps)).sum(1)
 

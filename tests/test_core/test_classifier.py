@@ -3,11 +3,13 @@ import json
 import pytest
 import torch
 from image_world import picture, write_backbone, write_classifier, write_published
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lidc_cdam.backbones import build_backbone
 from lidc_cdam.classifier import ImageClassifier, normalised, open_classifier, published_classifier, published_input
 from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.explain import explain
 from lidc_cdam.images import Input
 from lidc_cdam.model import NoduleModel
 from lidc_cdam.weights import read_classifier
@@ -96,3 +98,14 @@ def test_weights_of_a_trained_classifier_are_a_backbone_too(tmp_path):
     state = load_file(tmp_path / "model.safetensors")
     backbone = build_backbone("tiny", tmp_path / "model.safetensors", 16)
     torch.testing.assert_close(backbone.state_dict()["cls_token"], state["backbone.cls_token"])
+
+
+def test_integrated_gradients_start_at_black(tmp_path):
+    model = write_classifier(tmp_path)
+    shown, black = (model.prepare([image]) for image in (picture("red", 0), Image.new("RGB", (16, 16))))
+    torch.testing.assert_close(model.black, black[0, :, 0, 0])
+    found = explain(model, shown, None, "integrated_gradients", "native", n=300)
+    with torch.no_grad():
+        apart = model(shown) - model(black)
+    torch.testing.assert_close(found.sum((2, 3)), apart, rtol=0.02, atol=0.02)
+    assert not torch.allclose(explain(model, shown, None, "integrated_gradients", "native", n=5, baseline=0.0), found)

@@ -1,10 +1,12 @@
 "use strict";
-(() => {
+// Until the rows to show are chosen, the table's body is not laid out; without a script all rows are there.
+document.documentElement.classList.add("loading");
+document.addEventListener("DOMContentLoaded", () => {
   const table = document.getElementById("nodules");
   const body = table.tBodies[0];
   const headings = [...table.tHead.rows[0].cells];
   const byId = (name) => document.getElementById(name);
-  const [search, label, fold, worst, count, empty] = ["search", "label", "fold", "worst", "count", "empty"].map(byId);
+  const [search, label, fold, worst, count, empty, more] = ["search", "label", "fold", "worst", "count", "empty", "more"].map(byId);
 
   // Read once: looking cells up again in every comparison is what makes sorting slow.
   const rows = [...body.rows].map((row) => ({
@@ -18,7 +20,11 @@
     }),
   }));
 
-  const filter = () => {
+  // Laying a thousand rows out takes the time that a reader waits for; the rest comes when the table is scrolled.
+  const STEP = 150;
+  let limit = STEP;
+
+  const show = () => {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
     for (const entry of rows) {
@@ -26,11 +32,23 @@
         (label.value === "" || entry.label === label.value) &&
         (fold.value === "" || entry.fold === fold.value) &&
         words.every((word) => entry.words.includes(word));
-      if (entry.row.hidden === fits) entry.row.hidden = !fits;
       shown += fits ? 1 : 0;
+      const hidden = !fits || shown > limit;
+      if (entry.row.hidden !== hidden) entry.row.hidden = hidden;
     }
     count.textContent = shown === rows.length ? `${shown} nodules` : `${shown} of ${rows.length} nodules`;
     empty.hidden = shown > 0;
+    more.hidden = shown <= limit;
+  };
+
+  const filter = () => {
+    limit = STEP;
+    show();
+  };
+
+  const grow = (rowsMore) => {
+    limit += rowsMore;
+    show();
   };
 
   // What is not known comes last, whichever the direction.
@@ -46,6 +64,7 @@
     heading.setAttribute("aria-sort", ascending ? "ascending" : "descending");
     rows.sort(compare(heading.cellIndex, ascending ? 1 : -1));
     body.append(...rows.map((entry) => entry.row));
+    filter();
     worst.setAttribute("aria-pressed", String(heading === error && !ascending));
   };
 
@@ -59,6 +78,12 @@
     const pressed = worst.getAttribute("aria-pressed") === "true";
     sort(pressed ? headings[1] : error, pressed);
   });
+  more.addEventListener("click", () => grow(STEP));
+  const seen = new IntersectionObserver((entries) => {
+    if (entries.some((entry) => entry.isIntersecting) && !more.hidden) grow(STEP);
+  }, { rootMargin: "600px" });
+  seen.observe(more);
+  window.addEventListener("beforeprint", () => grow(rows.length));
   search.addEventListener("input", filter);
   label.addEventListener("change", filter);
   fold.addEventListener("change", filter);
@@ -70,4 +95,5 @@
   });
   // A page that the browser restores keeps what was typed.
   filter();
-})();
+  document.documentElement.classList.remove("loading");
+});

@@ -57,8 +57,8 @@ def rows(count: int) -> list[dict[str, Any]]:
 
 def page_of(count: int) -> str:
     """The index of `count` nodules."""
-    content = index_content([], rows(count)) | {"targets": [{"key": key, "title": TARGETS[key].title} for key in TARGETS]}
-    return html.render_index(content)
+    targets = [{"key": key, "title": target.title} for key, target in TARGETS.items()]
+    return html.render_index(index_content([], rows(count)) | {"targets": targets})
 
 
 def seconds(page: Page, action: str) -> float:

@@ -164,12 +164,15 @@ class TrainingSettings:
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain values, targets resolved to their keys.
 
-        `permute_labels` is named only where it is on, so that runs from before it was there go on.
+        Settings that came later (`LATER`) are named only where they differ from what was done before them, so that runs
+        from before go on.
         """
         settings = asdict(self)
-        if not self.permute_labels:
-            del settings["permute_labels"]
-        return settings
+        return {key: value for key, value in settings.items() if key not in LATER or value != LATER[key]}
+
+
+LATER: dict[str, Any] = {"permute_labels": False, "side_head": "mlp"}
+"""Settings that the first version did not have, with what it did."""
 
 
 def _flag(name: str) -> str:

@@ -18,7 +18,6 @@ OURS_OFF = {
     "stack": "slice",
     "mask_channel": False,
     "radiomics": False,
-    "side_head": "mlp",
     "flips": False,
     "shift": 0,
     "grey_jitter": 0.0,

@@ -14,7 +14,7 @@ from lidc_cdam import artifacts, crop_files, provenance, quality
 from lidc_cdam.artifacts import NoduleRecord
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import read_json
-from lidc_cdam.map_files import volume_folder, volume_targets
+from lidc_cdam.map_files import volume_folder, volume_path, volume_targets
 from lidc_cdam.runs import read_config, shown_words
 from lidc_cdam.vocabulary import BIOMARKERS, MALIGNANCY, TARGETS, Target
 from reports.conformal import Calibrated, calibrate
@@ -271,5 +271,7 @@ def case_key(runs: Sequence[Run], cases: Sequence[Case | None], renderer: str) -
         )
         for path in paths:
             digest.update(path.read_bytes() if path.exists() else b"missing")
-        digest.update(repr(volume_targets(volume_folder(run.folder, case.fold, run.method, case.nodule_id))).encode())
+        volumes = volume_folder(run.folder, case.fold, run.method, case.nodule_id)
+        for target in volume_targets(volumes):
+            digest.update(target.encode() + volume_path(volumes, target).read_bytes())
     return digest.hexdigest()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
@@ -24,6 +24,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    made.filters["told"] = told
     made.filters["drawing"] = Markup  # only for SVG text from `reports.figures`, which escapes its words
     made.filters["plate"] = _plate
     return made
@@ -32,6 +33,15 @@ def environment() -> Environment:
 def _plate(svg: str) -> str:
     """An SVG file as an image's address: apart from the page, so that neither its styles nor its scripts reach it."""
     return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
+
+
+def told(sentence: str) -> Markup:
+    """A sentence with what stands between backticks as code."""
+    parts = [escape(part) for part in sentence.split("`")]
+    whole = len(parts) % 2
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if place % 2 and whole else part for place, part in enumerate(parts)
+    )
 
 
 SCRIPTS = ("case_grid.js", "case_draw.js", "case.js")

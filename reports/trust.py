@@ -59,7 +59,7 @@ def _pointing(own: dict[str, float]) -> str:
         return NOT_MEASURED
     share = own[POINTING]
     return {0.0: "outside the consensus", 1.0: "inside the consensus"}.get(
-        share, f"inside in {percent(share)} of the views"
+        share, f"{percent(share)} inside the consensus"
     )
 
 
@@ -90,7 +90,8 @@ def _with(value: str, *beside: str) -> str:
 NOTES = {
     "Inside the consensus": "Inside the consensus: share of what raises the prediction that lies inside the readers' "
     "consensus; chance is the consensus' share of what was read.",
-    "Strongest pixel": "Strongest pixel: whether the highest score lies inside the consensus (pointing game).",
+    "Strongest pixel": "Strongest pixel: whether the highest score lies inside the consensus (pointing game); a share "
+    "where several pixels or views have it.",
     "Fidelity": "Fidelity, A(LIF−MIF): how much more the output falls when what the map calls important is blurred "
     "first than when it is blurred last, in output × percent; about 0 for a map that says nothing.",
     "Box sensitivity": "Box sensitivity: how well the score in a box goes with the drop of the output when the box is "

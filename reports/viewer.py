@@ -11,11 +11,15 @@ from lidc_cdam import artifacts, crop_files
 from lidc_cdam.artifacts import Maps
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.geometry import VIEWS
+from lidc_cdam.map_files import read_volume, volume_folder, volume_targets
 from reports import figures
 from reports.context import Case, Run
 from reports.maps import CONTOUR_SHARE
 from reports.material import Material
 from reports.scales import Limits, read_maps
+
+MOST_VOLUME_BYTES = 2_500_000
+"""Room for volumes of scores in a page, before they are packed: all nine targets of a 32 mm cube fit."""
 
 
 def viewer_data(material: Material, document: dict[str, Any]) -> dict[str, Any]:
@@ -74,10 +78,35 @@ def _layers(material: Material, index: int) -> list[dict[str, Any]]:
     if case is None:
         return []
     layers = [] if maps is None else _layer(run.method, maps, run.limits, case)
+    layers += _volume_layer(material, run, case)
     for method, limits in run.beside.items():
         other = _read_beside(run, case, method)
         layers += [] if other is None else _layer(method, other, limits, case)
     return layers
+
+
+def _volume_layer(material: Material, run: Run, case: Case) -> list[dict[str, Any]]:
+    """The volumes of the shown method (`explain --volume`), where there are some and a page can hold them."""
+    folder = volume_folder(run.folder, case.fold, run.method, case.nodule_id)
+    known = run.limits.get(case.fold, {})
+    targets = [key for key in volume_targets(folder) if key in known]
+    if not targets or len(targets) * material.crop.hu.size * 4 > MOST_VOLUME_BYTES:
+        return []
+    try:
+        cubes = [read_volume(folder, key).mean for key in targets]
+    except LidcCdamError:
+        return []
+    if any(cube.shape != material.crop.hu.shape for cube in cubes):
+        return []
+    return [
+        {
+            "method": f"{run.method}, every slice",
+            "cube": True,
+            "targets": targets,
+            "limits": {key: known[key] for key in targets},
+            "scores": packed(np.stack(cubes).astype("<f4")),
+        }
+    ]
 
 
 def _read_beside(run: Run, case: Case, method: str) -> Maps | None:

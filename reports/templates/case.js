@@ -40,12 +40,21 @@ function chosen(second) {
 // The token grid of a target on a slice, or null where there is none.
 function mapOn(target, method, view, depth) {
   const layer = layerFor(target, method);
+  if (layer?.cube) return cubeMap(layer, target, view, depth);
   const places = layer && [layer.targets.indexOf(target), layer.views.indexOf(view), layer.slices.indexOf(depth)];
   if (!layer || places.includes(-1)) return null;
   const { rows, columns } = layer;
   const [count, depths] = [rows * columns, layer.slices.length];
   const start = ((places[0] * layer.views.length + places[1]) * depths + places[2]) * count;
   return { scores: layer.values.subarray(start, start + count), rows, columns, limit: layer.limits[target] };
+}
+
+// The same of a volume of scores on the cube's own voxels.
+function cubeMap(layer, target, view, depth) {
+  const { side } = given;
+  const start = layer.targets.indexOf(target) * side ** 3;
+  const scores = cutOf(layer.values.slice(start, start + side ** 3), views.get(view), side, depth);
+  return { scores, rows: side, columns: side, limit: layer.limits[target] };
 }
 
 function cutAt(view, depth) {
@@ -126,7 +135,8 @@ function caption(content) {
   const { view, depth, target, method, small } = content;
   const slice = `${views.get(view).title} ${depth + 1}/${given.side}`;
   if (small) return state.map && !mapOn(target, method, view, depth) ? `${slice} \u00b7 no map` : slice;
-  return `${slice} \u00b7 ${mapWords(content)}`;
+  const map = state.compare && state.map && mapOn(target, method, view, depth);
+  return `${slice} \u00b7 ${mapWords(content)}${map ? ` \u00b7 \u00b1${signed(map.limit).slice(1)}` : ""}`;
 }
 
 function describe(content) {
@@ -203,9 +213,10 @@ function setWindow(level, width) {
 const level = () => (state.low + state.high) / 2;
 const width = () => state.high - state.low;
 
-function nextOf(select, step = 1) {
-  const places = select.options.length;
-  select.selectedIndex = (select.selectedIndex + step + places) % places;
+// The next option of a list, past those that `same` says would change nothing.
+function nextOf(select, same = () => false) {
+  do select.selectedIndex = (select.selectedIndex + 1) % select.options.length;
+  while (same(select.value));
   select.dispatchEvent(new Event("change", { bubbles: true }));
 }
 
@@ -343,7 +354,7 @@ const keys = {
   m: () => setPreset("soft"),
   w: () => setPreset("wide"),
   o: () => nextOf(element("outlines")),
-  c: () => nextOf(element("compare")),
+  c: () => nextOf(element("compare"), (value) => [`target:${state.target}`, `method:${state.method}`].includes(value)),
   v: () => update({ view: [...views.keys()][([...views.keys()].indexOf(state.view) + 1) % views.size] }),
   p: () => savePicture(),
   r: () => reset(),

@@ -16,6 +16,7 @@ from test_reports import world
 from lidc_cdam import artifacts, crop_files
 from lidc_cdam.artifacts import Maps
 from lidc_cdam.geometry import take_view
+from lidc_cdam.map_files import Volume, volume_folder, write_volume
 from reports import figures, html
 from reports.context import SHOWN, open_run
 from reports.stage import report
@@ -328,29 +329,28 @@ def test_map_and_outlines_are_switched(shown):
     assert cyan["each"] > cyan["both"] > cyan["consensus"]
 
 
-def test_two_targets_or_two_methods_side_by_side(shown):
+def test_two_targets_or_two_methods_side_by_side(shown, case):
     shown.page.select_option("#compare", "target:diameter")
     shown.settle()
-    assert (shown.caption(), shown.caption("second")) == (
-        "Axial 17/32 · Subtlety, cdam",
-        "Axial 17/32 · Diameter, cdam",
-    )
+    limits = open_run(case[0].biomarkers, "cdam")[0].limits[0]
+    assert shown.caption() == f"Axial 17/32 · Subtlety, cdam · ±{limits['subtlety']:.3g}"
+    assert shown.caption("second") == f"Axial 17/32 · Diameter, cdam · ±{limits['diameter']:.3g}"
     assert shown.canvas("upper").is_hidden()
     shown.point(16, 16, "second")
     assert re.search(r"Subtlety \S+ {2}· {2}Diameter \S+", shown.text("probe"))
     shown.page.select_option("#compare", "method:random")
     shown.settle()
-    assert shown.caption("second") == "Axial 17/32 · Subtlety, random"
+    assert shown.caption("second").startswith("Axial 17/32 · Subtlety, random · ±")
     assert "cdam" in shown.text("probe")
     shown.page.select_option("#method", "random")
     shown.settle()
-    assert shown.caption() == "Axial 17/32 · Subtlety, random"
+    assert shown.caption().startswith("Axial 17/32 · Subtlety, random · ±")
     assert np.array_equal(shown.pixels(), shown.pixels("second"))
     shown.page.locator("#reset").click()
     shown.settle()
     assert shown.canvas("second").is_hidden()
     shown.press("c")
-    assert shown.page.input_value("#compare") == "target:subtlety"
+    assert shown.page.input_value("#compare") == "target:calcification"
 
 
 def test_the_cross_moves_by_keyboard_and_is_spoken(shown):
@@ -467,6 +467,25 @@ def test_nothing_is_wider_than_the_window(browser, case, width):
         shown.page.set_viewport_size({"width": width, "height": 900})
         shown.settle()
         assert shown.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_volume_has_a_map_on_every_slice(browser, tmp_path):
+    cohort = world.make(tmp_path, count=2)
+    nodule = cohort.nodules[0]
+    scores = np.random.default_rng(1).normal(0, 0.01, (1, *(world.SIDE,) * 3)).astype(np.float32)
+    folder = volume_folder(cohort.biomarkers, 0, "cdam", nodule)
+    write_volume(folder, "subtlety", Volume(scores, ("axial",), (0.0, 0.0, 0.0), 1.0, ""))
+    report(cohort.biomarkers, tmp_path / "out", nodules=[nodule])
+    with Page(browser, tmp_path / "out" / f"{nodule}.html") as shown:
+        shown.page.select_option("#method", "cdam, every slice")
+        shown.page.locator("#slice").fill("20")
+        shown.settle()
+        assert shown.caption() == "Axial 20/32 · Subtlety, cdam, every slice"
+        for role, view, depth in (("first", "axial", 19), ("upper", "coronal", 16), ("lower", "sagittal", 16)):
+            shown.point(9, 21, role)
+            told = shown.text("probe").split("·")[1].strip().rsplit(" ", 1)[1]
+            expected = float(take_view(scores[0], view, depth)[9, 21])
+            assert float(told.replace("−", "-")) == pytest.approx(expected, rel=5e-3)
 
 
 def test_a_page_without_maps_still_shows_the_ct(browser, tmp_path):

@@ -145,3 +145,8 @@ def test_a_stored_key_is_read_back_and_anything_else_has_none(made, tmp_path):
     assert html.stored_key(tmp_path / "absent.html") is None
     (tmp_path / "other.html").write_text("<html>")
     assert html.stored_key(tmp_path / "other.html") is None
+
+
+def test_commands_in_a_sentence_are_code_and_hostile_ones_text():
+    assert html.told("run `lidc-cdam explain`, then") == "run <code>lidc-cdam explain</code>, then"
+    assert html.told("`<b>` & <i>") == "<code>&lt;b&gt;</code> &amp; &lt;i&gt;"

@@ -77,7 +77,7 @@ def test_without_maps_the_page_gives_the_command_and_with_maps_it_is_made_again(
     report(cohort.biomarkers, out)
     assert f"lidc-cdam explain --run {cohort.biomarkers} --method cdam" in capsys.readouterr().out
     page = out / f"{cohort.nodules[0]}.html"
-    assert "run `lidc-cdam explain --run RUN --method cdam`, then this report again" in page.read_text()
+    assert "run <code>lidc-cdam explain --run RUN --method cdam</code>, then this report again" in page.read_text()
     keys = tuple(artifacts.predicted_keys(artifacts.read_predictions(cohort.biomarkers / artifacts.PREDICTIONS)))
     for fold, nodule in enumerate(cohort.nodules):
         maps = Maps(world.scores(np.random.default_rng(3), len(keys)), keys, ("axial",), (16,))
@@ -306,7 +306,7 @@ def test_what_an_older_run_lacks_is_named_in_its_place(tmp_path, name):
     told = {
         "latents.npz": "Not known: fold_0/latents.npz is missing.",
         "validation.csv": "no intervals, because fold_0/validation.csv is missing or too small to calibrate on",
-        "explainers.csv": "`lidc-cdam evaluate --run RUN --methods cdam,random` measures them",
+        "explainers.csv": "<code>lidc-cdam evaluate --run RUN --methods cdam,random</code> measures them",
     }
     assert told[name] in page
 

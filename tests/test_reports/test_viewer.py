@@ -7,6 +7,7 @@ from test_reports import world
 
 from lidc_cdam import artifacts, crop_files
 from lidc_cdam.artifacts import Maps
+from lidc_cdam.map_files import Volume, volume_folder, write_volume
 from reports.context import open_run
 from reports.material import load
 from reports.sections import document
@@ -43,6 +44,25 @@ def test_other_methods_travel_too_and_damaged_ones_do_not(tmp_path):
     assert [layer["method"] for layer in data_of(cohort.malignancy)[2]["layers"]] == ["cdam", "random"]
     path.write_bytes(b"damaged")
     assert [layer["method"] for layer in data_of(cohort.malignancy)[2]["layers"]] == ["cdam"]
+
+
+def write_margin(run_folder, nodule: str) -> np.ndarray:
+    scores = np.random.default_rng(1).normal(size=(1, *(world.SIDE,) * 3)).astype(np.float32)
+    folder = volume_folder(run_folder, 0, "cdam", nodule)
+    write_volume(folder, "margin", Volume(scores, ("axial",), (0.0, 0.0, 0.0), 1.0, ""))
+    return scores[0]
+
+
+def test_volumes_are_a_method_of_their_own_with_the_maps_scale(tmp_path, monkeypatch):
+    cohort = world.make(tmp_path, count=2)
+    scores = write_margin(cohort.biomarkers, cohort.nodules[0])
+    run, _, data = data_of(cohort.biomarkers)
+    layer = data["layers"][1]
+    assert (layer["method"], layer["targets"]) == ("cdam, every slice", ["margin"])
+    assert layer["limits"] == {"margin": run.limits[0]["margin"]}
+    np.testing.assert_array_equal(unpacked(layer["scores"], "<f4"), scores.ravel())
+    monkeypatch.setattr("reports.viewer.MOST_VOLUME_BYTES", 1000)
+    assert len(data_of(cohort.biomarkers)[2]["layers"]) == 1
 
 
 @pytest.mark.parametrize(("geometry", "patient"), [("patient", True), ("scan", False)])

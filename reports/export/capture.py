@@ -75,8 +75,7 @@ def pictures(subject: Subject) -> list[dict[str, Any]]:
 
 
 def _map_note(run: dict[str, Any], panel: dict[str, Any]) -> str:
-    limit = str(run["scale"]["limit"]).removeprefix("+")
-    return f"{run['method']}, full colour at ±{limit}. {panel['raises']}"
+    return f"{run['method']}, full colour at {panel['limit']}. {panel['raises']}"
 
 
 def _picture(panel: dict[str, Any], value: str, note: str, content: dict[str, Any]) -> dict[str, Any]:

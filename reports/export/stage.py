@@ -92,10 +92,10 @@ def _maps(subject: Subject, item: Item) -> list[Path]:
             f"{subject.nodule_id} has no {subject.run.method} maps to export as pmap; run `lidc-cdam explain --run RUN "
             f"--method {subject.run.method}` first."
         )
-    limit = limits[subject.case.fold]
+    of_targets = limits[subject.case.fold]
     return [
         _save(
-            parametric_map(subject, target, layer, source, item.extent, limit),
+            parametric_map(subject, target, layer, source, item.extent, of_targets[target]),
             item.folder / f"pmap_{subject.run.method}_{target}.dcm",
         )
         for target, layer in found.items()

@@ -57,6 +57,11 @@ CONSENSUS_LEVEL = 0.5
 """Share of the readers that must have marked a voxel of the consensus, unless `extract` is told another."""
 FAILED_COLUMNS: tuple[str, ...] = ("nodule_id", "series_uid", "reason")
 PREDICTION_IDENTITY: tuple[str, ...] = ("nodule_id", "patient_id", "fold")
+TEXT_COLUMNS = (
+    *("nodule_id", "patient_id", "study_uid", "series_uid", "annotation_ids", "reason"),
+    *("image", "target", "class", "other_class"),
+)
+"""Columns of any table that stay text, also where all their values are digits."""
 EXPLAINER_COLUMNS: tuple[str, ...] = ("nodule_id", "patient_id", "fold", "method", "target", "metric", "value")
 
 
@@ -71,9 +76,8 @@ def read_table(path: Path, columns: Sequence[str], step: str) -> pd.DataFrame:
     Raises:
         LidcCdamError: the file is missing, unreadable or lacks a column.
     """
-    identifiers = dict.fromkeys(("nodule_id", "patient_id", "study_uid", "series_uid", "annotation_ids", "reason"), str)
     try:
-        table: pd.DataFrame = pd.read_csv(path, dtype=identifiers)
+        table: pd.DataFrame = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str))
     except FileNotFoundError as error:
         raise LidcCdamError(f"{path} is missing; run `lidc-cdam {step}` first.") from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:

@@ -6,10 +6,12 @@ import re
 import sys
 import traceback
 from argparse import HelpFormatter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
 from lidc_cdam.configuration import bundled
@@ -25,6 +27,9 @@ class Command:
     summary: str
     configs: str = ""
     """Folder under `configs/` whose files `--config` also takes by their bare name."""
+    forms: Mapping[str, str] = field(default_factory=dict)
+    """Other forms of the command: an option that only this form has, and which chooses it, and its `module:function`.
+    Each form has options of its own, so settings that exclude each other never meet."""
 
 
 COMMANDS: dict[str, Command] = {
@@ -36,15 +41,31 @@ COMMANDS: dict[str, Command] = {
     "extract": Command(
         "preprocessing.extract:extract", "Make 1 mm cubes and reader masks from DICOM, volumes or a pack"
     ),
+    "causes": Command("preprocessing.phantom_causes:causes", "Write where a phantom's biomarkers have their causes"),
     "split": Command("preprocessing.splits:split", "Divide the extracted nodules into folds"),
     "pretrain": Command("training.pretrain:pretrain", "Train a backbone on crops without their labels (DINO)"),
-    "train": Command("training.fit:train", "Train one fold", "train"),
+    "train": Command("training.fit:train", "Train one fold", "train", {"task": "training.images:train_images"}),
     "sweep": Command("training.sweep:sweep", "Search settings on validation nodules (Optuna)", "train"),
     "crossval": Command("training.crossval:crossval", "Train all folds and pool their test predictions", "train"),
     "predict": Command("training.predict:predict", "Apply a finished run to other nodules (mean over its folds)"),
-    "explain": Command("lidc_cdam.explain.stage:explain_run", "Write signed maps for every target of a run"),
-    "evaluate": Command("lidc_cdam.metrics.stage:evaluate", "Measure which maps to trust"),
-    "report": Command("reports.stage:report", "Write an HTML and a PDF report per nodule and an index"),
+    "explain": Command(
+        "lidc_cdam.explain.stage:explain_run",
+        "Write signed maps for every target of a run",
+        forms={
+            "images": "lidc_cdam.explain.image_stage:explain_images",
+            "concept": "lidc_cdam.explain.concept_stage:explain_concepts",
+        },
+    ),
+    "evaluate": Command(
+        "lidc_cdam.metrics.stage:evaluate",
+        "Measure which maps to trust",
+        forms={"images": "lidc_cdam.metrics.image_stage:evaluate_images"},
+    ),
+    "report": Command(
+        "reports.stage:report",
+        "Write an HTML and a PDF report per nodule and an index",
+        forms={"maps": "reports.images:report_images"},
+    ),
     "export": Command("reports.export.stage:export", "Write nodules as NIfTI, NRRD or DICOM for other programs"),
 }
 
@@ -97,8 +118,12 @@ def run_command(name: str, words: Sequence[str]) -> None:
         LidcCdamError: the step failed.
     """
     command = COMMANDS[name]
-    function = _load(command.function)
-    parser = command_parser(name, function)
+    form = _form(command, words)
+    function = _load(command.forms.get(form, command.function))
+    parser = command_parser(name, function, form)
+    parser.epilog = _other_forms(name, command, form)
+    if form and {"-h", "--help"} & set(words):
+        words = ["--help"]
     spelled = _spelled(_switched(words, _switches(function)), _lists(function), command.configs)
     values = parser.instantiate(parser.parse_args(spelled))
     settings = {key: value for key, value in vars(values).items() if key != "config"}
@@ -107,13 +132,14 @@ def run_command(name: str, words: Sequence[str]) -> None:
     function(**settings)
 
 
-def command_parser(name: str, function: Callable[..., None]) -> Any:
+def command_parser(name: str, function: Callable[..., None], form: str = "") -> Any:
     """The parser that a stage function's signature and docstring make.
 
     Args:
         name: the command.
         function: a typed function; each argument is a flag and a key of the YAML file, and so is each field of an
             argument that is a dataclass of settings.
+        form: the option that chose this form of the command, if it has others.
 
     Returns:
         A jsonargparse parser whose usage errors are one line and end with status 2.
@@ -125,10 +151,11 @@ def command_parser(name: str, function: Callable[..., None]) -> Any:
     )
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    words = f"lidc-cdam {name} --{form.replace('_', '-')}" if form else f"lidc-cdam {name}"
 
     class Parser(ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-            sys.stderr.write(f"{self.prog}: {_hyphened(_plain_usage(message))}; see `{self.prog} --help`.\n")
+            sys.stderr.write(f"{words}: {_hyphened(_plain_usage(message))}; see `{words} --help`.\n")
             raise SystemExit(2) from ex
 
         def format_help(self, formatter: HelpFormatter | None = None) -> str:
@@ -141,6 +168,33 @@ def command_parser(name: str, function: Callable[..., None]) -> Any:
     for record in records.values():
         parser.add_class_arguments(record, as_group=False)
     return parser
+
+
+def _form(command: Command, words: Sequence[str]) -> str:
+    """The option that chooses one of a command's other forms: a word of the call, or a key of its YAML file."""
+    given = [word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")]
+    given += [key for word, after in pairwise(words) if word == "--config" for key in _keys(after)]
+    given += [key for word in words if word.startswith("--config=") for key in _keys(word.partition("=")[2])]
+    return next((option for option in command.forms if option in given), "")
+
+
+def _keys(path: str) -> list[str]:
+    """Keys of a YAML file; none where it cannot be read, which the parser says in its own words."""
+    import yaml
+
+    try:
+        stored = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return []
+    return list(map(str, stored)) if isinstance(stored, dict) else []
+
+
+def _other_forms(name: str, command: Command, form: str) -> str | None:
+    """A line of help that names a command's other forms."""
+    others = [f"`lidc-cdam {name} --{option} ... --help`" for option in command.forms if option != form]
+    if form:
+        others.insert(0, f"`lidc-cdam {name} --help`")
+    return f"Other forms of this command, with options of their own: {', '.join(others)}." if others else None
 
 
 CONFIG_HELP = "YAML file with values for the options below; its keys are written with underscores (`max_lr: 3e-5`)."
@@ -225,10 +279,11 @@ def _switched(words: Sequence[str], switches: Collection[str]) -> list[str]:
 def _spelled(words: Sequence[str], lists: Collection[str], configs: str) -> list[str]:
     """Words as the parser wants them.
 
-    `--max-lr` becomes `--max_lr` (the argument's and the YAML key's name), `--folds 0,2` becomes `--folds=[0,2]`, and
-    `--config NAME` the file of the bundled configuration of that name.
+    `--max-lr` becomes `--max_lr` (the argument's and the YAML key's name), `--folds 0,2` becomes `--folds=[0,2]` (and
+    adds to the list where it is given again), and `--config NAME` the file of the bundled configuration of that name.
     """
     spelled: list[str] = []
+    given: set[str] = set()
     rest = iter(words)
     for word in rest:
         option, equals, value = word.partition("=")
@@ -241,7 +296,8 @@ def _spelled(words: Sequence[str], lists: Collection[str], configs: str) -> list
             value = str(bundled(configs, value))
         elif key in lists and value not in ("", "null") and not value.startswith(("[", "--")):
             value = f"[{value}]"
-        spelled.append(f"--{key}={value}")
+        spelled.append(f"--{key}+={value}" if key in given else f"--{key}={value}")
+        given |= {key} & set(lists)
     return spelled
 
 

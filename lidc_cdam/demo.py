@@ -14,6 +14,8 @@ RUNS = ("malignancy", "biomarkers")
 METHODS = ("cdam", "random")
 FIDELITY_NODULES = 10
 """Nodules of each fold whose fidelity is measured, the costliest figure of the chain."""
+PHANTOMS = 10
+"""Phantoms of each fold whose maps are measured against their known causes."""
 TREES = 100
 """Trees of the radiomics baseline: few, for a quick demo."""
 NOTE = (
@@ -74,13 +76,16 @@ def steps(out: Path, scans: int, nodules: int, folds: int, seed: int) -> list[St
         _step("cohort", preset="all", out=data),
         _step("extract", data=data, dicom=phantoms / "dicom"),
         _step("extract", data=data, pack=phantoms / "pack"),
+        _step("causes", data=data, seed=seed),
         _step("split", data=data, protocol="sound", folds=folds, seed=seed),
     ]
     for name, run in zip(RUNS, runs, strict=True):
         config = bundled("demo", f"{name}_tiny")
         chain.append(_step("crossval", config=config, data=data, out=run, seed=seed, trees=TREES))
         chain += [_step("explain", run=run, method=method) for method in METHODS]
-        chain.append(_step("evaluate", run=run, methods=",".join(METHODS), fidelity_nodules=FIDELITY_NODULES))
+        asked = {"phantom": "true", "phantom_nodules": PHANTOMS, "claims": "true"} if name == "biomarkers" else {}
+        methods = ",".join(METHODS)
+        chain.append(_step("evaluate", run=run, methods=methods, fidelity_nodules=FIDELITY_NODULES, **asked))
     biomarkers, malignancy = runs[1], runs[0]
     chain.append(_step("report", run=biomarkers, also_run=malignancy, out=out / "report"))
     return chain

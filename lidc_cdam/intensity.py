@@ -136,6 +136,11 @@ class Intensity:
         grey = images[:, :slices].expand(-1, 3, -1, -1)
         return torch.cat([grey, images[:, slices:]], dim=1).contiguous()
 
+    @property
+    def black(self) -> float:
+        """What a model sees of the window's lower end (air): the darkest grey value that `apply` gives."""
+        return -self.mean / self.deviation
+
     def invert(self, images: Float[Tensor, "image channel height width"]) -> Float[Tensor, "image height width"]:
         """HU of a backbone's input, inside the window and on the input's own grid (the resize is not undone)."""
         return (images[:, :3].mean(1) * self.deviation + self.mean) * (self.high_hu - self.low_hu) + self.low_hu

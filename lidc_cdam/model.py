@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from lidc_cdam.artifacts import SCHEMA, check_schema
 from lidc_cdam.backbones import build_backbone
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import read_json, replacing, write_json
+from lidc_cdam.kernel import KernelHead
 from lidc_cdam.vocabulary import TARGETS
 from lidc_cdam.weights import read_tensors
 
@@ -22,6 +23,7 @@ WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
 SIDE_WIDTH = 64
 """Of the head that reads numbers beside the image."""
+Kind = TypeVar("Kind", bound="NoduleModel")
 
 
 def best_device() -> torch.device:
@@ -36,6 +38,9 @@ class NoduleModel(nn.Module):
     (`intensity.Scaling` turns them into what a person reads).
     """
 
+    kind: ClassVar[str] = "nodules"
+    """What is shown to the model, which its description keeps."""
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -43,6 +48,7 @@ class NoduleModel(nn.Module):
         head: str = "linear",
         backbone_name: str | None = None,
         features: int = 0,
+        kernel: KernelHead | None = None,
     ) -> None:
         """Put a fresh head on a backbone.
 
@@ -52,12 +58,13 @@ class NoduleModel(nn.Module):
             head: `linear`, or `mlp` (linear, ReLU, linear, as wide as the latent; the paper's for biomarkers).
             backbone_name: key of `BACKBONES`, which `save` needs; known already if `build_backbone` made the backbone.
             features: how many numbers beside the image (radiomics) a second head reads, whose outputs are added.
+            kernel: that second head, fitted already; by default a small network that learns with the rest.
 
         Raises:
             LidcCdamError: an unknown target, a repeated one or none, or an unknown head.
         """
         super().__init__()
-        self.targets = _checked_targets(targets)
+        self.targets = self._checked(targets)
         if head not in HEADS:
             raise LidcCdamError(f"--head must be one of {', '.join(HEADS)}; got {head!r}.")
         self.head_kind = head
@@ -66,7 +73,11 @@ class NoduleModel(nn.Module):
         width: Any = backbone.num_features
         self.head = _head(head, width, len(self.targets))
         self.features = features
-        self.side_head = _side_head(features, len(self.targets)) if features else None
+        self.side_head: nn.Module | None = kernel or (_side_head(features, len(self.targets)) if features else None)
+
+    def _checked(self, targets: Sequence[str]) -> tuple[str, ...]:
+        """The targets as a tuple, if a model of this kind can have them."""
+        return _checked_targets(targets)
 
     @property
     def channels(self) -> int:
@@ -129,6 +140,7 @@ class NoduleModel(nn.Module):
     def _description(self) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
+            "kind": self.kind,
             "backbone": self.backbone_name,
             "image_size": list(self.image_size),
             "targets": list(self.targets),
@@ -136,10 +148,21 @@ class NoduleModel(nn.Module):
             "dropout": self.backbone.head_drop.p,
             "channels": self.channels,
             "features": self.features,
+            "support": len(self.side_head.support) if isinstance(self.side_head, KernelHead) else 0,
         }
 
     @classmethod
-    def load(cls, folder: Path | str) -> "NoduleModel":
+    def _described(cls: type[Kind], stored: Any) -> Kind:
+        """A model as its description says, without its weights."""
+        height, width = stored["image_size"]
+        channels = stored.get("channels", 3)
+        backbone = build_backbone(stored["backbone"], None, (height, width), stored["dropout"], channels)
+        features, support = stored.get("features", 0), stored.get("support", 0)
+        kernel = KernelHead(support, features, len(stored["targets"])) if support else None
+        return cls(backbone, stored["targets"], stored["head"], features=features, kernel=kernel)
+
+    @classmethod
+    def load(cls: type[Kind], folder: Path | str) -> Kind:
         """The model that `save` wrote, on the CPU and in evaluation mode; its outputs are the same to the last bit.
 
         Raises:
@@ -149,13 +172,12 @@ class NoduleModel(nn.Module):
         path = folder / DESCRIPTION
         stored = read_json(path)
         check_schema(path, stored)
+        if stored.get("kind", NoduleModel.kind) != cls.kind:
+            raise LidcCdamError(f"{path} must describe a model of {cls.kind}, but it is one of {stored['kind']}.")
         try:
-            height, width = stored["image_size"]
             # On "meta" tensors have no values yet: random ones that the file replaces would take longest of all.
             with torch.device("meta"):
-                channels = stored.get("channels", 3)
-                backbone = build_backbone(stored["backbone"], None, (height, width), stored["dropout"], channels)
-                model = cls(backbone, stored["targets"], stored["head"], features=stored.get("features", 0))
+                model = cls._described(stored)
         except (KeyError, TypeError, ValueError) as error:
             raise LidcCdamError(
                 f"{path} must describe a model as training wrote it, but it does not ({error!r}); train the fold again."

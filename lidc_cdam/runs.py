@@ -43,10 +43,17 @@ def shown_words(config: Mapping[str, Any]) -> list[str]:
             "The models are shown the readers' consensus beside the image, so they predict only nodules that someone "
             "has outlined."
         )
+    if config.get("permute_labels"):
+        words.append("The labels were permuted before training: a control, which predicts nothing.")
     if config.get("radiomics"):
         words.append(
             "A second head adds what radiomics of the readers' consensus say; maps and fidelity are of the image's "
             "part of the output alone."
+        )
+    if config.get("side_head") == "kernel":
+        words.append(
+            "That head was fitted first and the image's part learnt what it leaves to say, so maps show nothing that "
+            "radiomics say already."
         )
     return words
 

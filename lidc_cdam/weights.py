@@ -67,6 +67,28 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     Raises:
         LidcCdamError: the file is missing or damaged, a distilled DeiT, or in no known layout.
     """
+    state = _official(path)
+    # DINOv2's token for masked patches serves its training alone.
+    return {key: part for key, part in state.items() if not key.startswith("head.") and key != "mask_token"}
+
+
+def read_classifier(path: Path) -> tuple[Float[Tensor, "class latent"], Float[Tensor, " class"]] | None:
+    """Weight and bias of the linear classifier that a file holds beside its vision transformer; None without one.
+
+    Raises:
+        LidcCdamError: as `read_checkpoint`.
+    """
+    state = _official(path)
+    for name in ("head", "head.head"):
+        weight, bias = state.get(f"{name}.weight"), state.get(f"{name}.bias")
+        width = state["cls_token"].shape[-1] if "cls_token" in state else None
+        if weight is not None and bias is not None and weight.ndim == 2 and weight.shape[1] == width:
+            return weight.float(), bias.float()
+    return None
+
+
+def _official(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file in a known layout under timm's names."""
     state = _unwrapped(read_tensors(path))
     if "dist_token" in state:
         raise LidcCdamError(
@@ -83,8 +105,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             f"--weights {path} must hold a vision transformer in the layout of timm, DINO, DeiT, DINOv2 or "
             f"torchvision, but it holds {_listed(list(state))}; convert it, or choose an official file."
         )
-    # DINOv2's token for masked patches serves its training alone.
-    return {key: part for key, part in state.items() if not key.startswith("head.") and key != "mask_token"}
+    return state
 
 
 def read_tensors(path: Path) -> dict[str, Any]:

@@ -4,24 +4,32 @@ A phantom is a function of position: the same HU come out on a crop's grid as on
 It is made for tests and for the demo; what a model reaches on it says nothing about real nodules.
 """
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Int16
 
-from lidc_cdam.vocabulary import BIOMARKERS
-from preprocessing.annotations import Nodule
+from lidc_cdam.vocabulary import BIOMARKERS, TARGETS
+from preprocessing.annotations import IndexBox, Nodule
 from preprocessing.phantom_dicom import write_series
-from preprocessing.phantom_look import ABSENT, Anatomy, Look, draw_anatomy, draw_look, generator_for
+from preprocessing.phantom_look import ABSENT, Anatomy, Look, draw, draw_anatomy, generator_for, look_of, ratings_of
 from preprocessing.phantom_parts import Ball, Body, Grid, Noise, Tube, Volume, edge, pixel_axis
+from preprocessing.phantom_shapes import Shape, reshaped
 
 SOFT_HU = 30.0
 AIR_HU = -1000.0
 TUBE_EDGE_MM = 1.4
 """Edge width of vessels and spicules, about a scanner's resolution."""
-TISSUE = 0.3
+TISSUE = 0.15
 """Share of a thin structure in a position from which on the position counts as part of it."""
+DENSE = 0.5
+"""Share of calcified tissue in a position from which on the position counts as calcified."""
+MOVED = 0.25
+"""Share of the lobes' height by which they must move the surface, out or in, where they count."""
+AT_SURFACE_MM = 1.0
+"""Distance from the surface up to which a position counts as part of it."""
 
 
 class Phantom:
@@ -49,10 +57,13 @@ class Phantom:
         # The scan's nodules in one order, so that each of them as `nodule` gives the same CT.
         self.nodules = sorted((nodule, *rest), key=lambda item: item.number)
         self.bodies = {item.nodule_id: Body.of(item) for item in self.nodules}
+        draws = {key: draw(body, seed, key) for key, body in self.bodies.items()}
         self.looks = {
-            key.nodule_id: draw_look(key, self.bodies[key.nodule_id], generator_for(seed, key.nodule_id))
-            for key in self.nodules
+            item.nodule_id: look_of(ratings_of(item), self.bodies[item.nodule_id], draws[item.nodule_id])
+            for item in self.nodules
         }
+        self.ratings = ratings_of(nodule)
+        self._drawn, self._draws = self.bodies[nodule.nodule_id], draws[nodule.nodule_id]
         generator = generator_for(seed, self.scan.series_uid)
         self.anatomy: Anatomy = draw_anatomy(self.scan, list(self.bodies.values()), generator)
         self._noise = Noise.draw(self.scan, (0.6, 0.6, 1.0), generator)
@@ -67,6 +78,40 @@ class Phantom:
     def body(self) -> Body:
         """The body of `nodule`."""
         return self.bodies[self.nodule.nodule_id]
+
+    def with_rating(self, key: str, value: float) -> "Phantom":
+        """The same phantom with one biomarker of `nodule` changed: all that was drawn stays.
+
+        Lung, vessels, noise and neighbours are the same to the last bit, and so are the nodule's other parts where
+        they do not hang on the changed one: spicules, lobes and calcifications follow the surface of a body that
+        `sphericity` or `diameter` reshapes. A higher rating of spiculation only adds to the spicules.
+
+        Args:
+            key: one of the eight biomarkers.
+            value: its rating, on the readers' scale; for calcification one of its codes, for diameter the readers' mean
+                diameter in mm (every length of the body grows with it).
+
+        Raises:
+            ValueError: an unknown key, or a value off the scale.
+        """
+        known = [biomarker.key for biomarker in BIOMARKERS]
+        if key not in known:
+            raise ValueError(f"key must be one of {', '.join(known)}; got {key!r}")
+        target = TARGETS[key]
+        if key == "diameter" and not 0 < value < np.inf:
+            raise ValueError(f"a diameter must be above 0 mm; got {value}")
+        if key != "diameter" and not target.low <= value <= target.high:
+            raise ValueError(f"{key} must be from {target.low:g} to {target.high:g}; got {value}")
+        if key == "calcification" and value != round(value):
+            raise ValueError(f"calcification must be one of the codes 1 to 6; got {value}")
+        made = copy.copy(self)
+        made.ratings = {**self.ratings, key: float(value)}
+        name, own = self.nodule.nodule_id, ratings_of(self.nodule)
+        scale = made.ratings["diameter"] / own["diameter"]
+        body = reshaped(self._drawn, Shape.between(own["sphericity"], made.ratings["sphericity"], scale))
+        made.bodies = {**self.bodies, name: body}
+        made.looks = {**self.looks, name: look_of(made.ratings, body, self._draws)}
+        return made
 
     def hu(
         self,
@@ -100,29 +145,31 @@ class Phantom:
 
         Returns:
             By biomarker key, in the vocabulary's order: the body (diameter), the positions within 1 mm of its surface
-            (sphericity), within half the edge's width (margin), the whole body with its edge (subtlety), the body
-            without its edge (texture), the lobes' caps (lobulation), the spicules outside the body (spiculation), the
-            calcified part (calcification). A mask is empty where the readers saw no such thing.
+            (sphericity), within half the edge's width (margin), the body with its edge and its spicules (subtlety), the
+            body without its edge and its calcified part (texture), where lobes or the grooves between them moved the
+            surface (lobulation), the spicules outside the body (spiculation), the calcified part (calcification). A
+            mask is empty where the readers saw no such thing.
         """
         grid = Grid(np.asarray(x_mm), np.asarray(y_mm), np.asarray(z_mm))
         depth, dense, spicules, lobes = (np.full(grid.shape, fill, np.float32) for fill in (-1e3, 0.0, 0.0, 0.0))
         index, part = grid.part(*self.body.box())
         if 0 not in part.shape:
-            rise = _lobes(part, self.body, self.look)
-            depth[index] = self.body.depth(part) + rise
-            lobes[index] = rise
+            lobes[index] = _lobes(part, self.body, self.look)
+            depth[index] = self.body.depth(part) + lobes[index]
             dense[index] = _dense_share(depth[index], part, self.look)
         for spicule in self.look.spicules:
             _fill(spicules, grid, spicule)
         half_edge = max(self.look.edge_mm / 2, 0.75)
+        calcified, spiculated = (dense > DENSE) & (depth > 0), spicules > TISSUE
+        moved = (np.abs(lobes) > MOVED * self.look.bump_mm) & (self.look.bump_mm > 0)
         masks = {
-            "subtlety": depth > -half_edge,
-            "calcification": (dense > 0.5) & (depth > 0),
-            "sphericity": np.abs(depth) <= 1.0,
+            "subtlety": (depth > -half_edge) | spiculated,
+            "calcification": calcified,
+            "sphericity": np.abs(depth) <= AT_SURFACE_MM,
             "margin": np.abs(depth) <= half_edge,
-            "lobulation": (lobes > 0.25 * self.look.bump_mm) & (depth > 0) & (depth <= 2.0) & (self.look.bump_mm > 0),
-            "spiculation": (spicules > TISSUE) & (depth <= 0),
-            "texture": depth > min(half_edge, 0.5 * self.body.deepest_mm),
+            "lobulation": moved & (np.abs(depth) <= AT_SURFACE_MM + np.abs(lobes)),
+            "spiculation": spiculated & (depth <= 0),
+            "texture": (depth > min(half_edge, 0.5 * self.body.deepest_mm)) & ~calcified,
             "diameter": depth > 0,
         }
         return {biomarker.key: masks[biomarker.key] for biomarker in BIOMARKERS}
@@ -164,6 +211,13 @@ class Phantom:
         inside = self.anatomy.lung_hu + look.contrast * (inside - self.anatomy.lung_hu)
         inside = inside + _dense_share(depth, part, look) * (look.dense_hu - inside)
         hu[index] += edge(depth, look.edge_mm) * (inside - hu[index])
+
+
+def stored_hu(made: Phantom, box: IndexBox) -> Int16[np.ndarray, "row column slice"]:
+    """A phantom's HU on a box of its scan's voxels, whole numbers as a CT's 12 bits hold them."""
+    rows, columns = (np.arange(*span) * made.scan.pixel_spacing_mm for span in (box.row, box.column))
+    hu = made.hu(columns, rows, np.array(made.scan.slice_z_mm[slice(*box.slice)]))
+    return np.asarray(np.moveaxis(np.clip(np.rint(hu), -1024, 3071), 0, 2), np.int16)
 
 
 def _ellipse(

@@ -16,6 +16,8 @@ from preprocessing.series import PHANTOM
 INTERCEPT = -1024
 ORIENTATION = (1, 0, 0, 0, 1, 0)
 """ImageOrientationPatient: columns grow to the patient's left, rows to the back."""
+IMAGE_SIDE = 512
+"""Rows and columns of a slice."""
 SLAB = 8
 """Slices sampled at a time: enough to be fast, few enough to stay small in memory."""
 
@@ -50,7 +52,7 @@ def slice_path(series: Path, number: int) -> Path:
     return series / f"1-{number:03d}.dcm"
 
 
-def in_plane_origin_mm(scan: Scan, size: int = 512) -> tuple[float, float]:
+def in_plane_origin_mm(scan: Scan, size: int = IMAGE_SIDE) -> tuple[float, float]:
     """Patient position (x, y) of the first pixel: the image's middle lies on the patient axis."""
     return (-size / 2 * scan.pixel_spacing_mm, -size / 2 * scan.pixel_spacing_mm)
 

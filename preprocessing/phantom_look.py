@@ -1,7 +1,7 @@
 """From readings to a look: every number and every random choice of a phantom, drawn once and kept as a record."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import mean, mode
@@ -9,11 +9,14 @@ from statistics import mean, mode
 import numpy as np
 from jaxtyping import Float
 
+from lidc_cdam.vocabulary import BIOMARKERS
 from preprocessing.annotations import Nodule, Scan
 from preprocessing.phantom_parts import Ball, Body, Point, Tube
 
 ABSENT = 6
 """Code of calcification that says there is none."""
+MOST_SPICULES = 24
+"""Of the highest rating."""
 
 
 def generator_for(seed: int, *names: str) -> np.random.Generator:
@@ -22,12 +25,67 @@ def generator_for(seed: int, *names: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest[:8], "big"))
 
 
-def mean_rating(nodule: Nodule, key: str) -> float:
-    """Mean of the readers' codes."""
-    return mean(reading.ratings[key] for reading in nodule.readings)
+def ratings_of(nodule: Nodule) -> dict[str, float]:
+    """What decides a nodule's look, by biomarker key: means of the readers' codes, their most common calcification."""
+    means = {
+        biomarker.key: mean(reading.ratings[biomarker.key] for reading in nodule.readings)
+        for biomarker in BIOMARKERS
+        if biomarker.kind == "rating"
+    }
+    pattern = mode(reading.ratings["calcification"] for reading in nodule.readings)
+    diameter = mean(reading.diameter_mm for reading in nodule.readings)
+    return {**means, "calcification": float(pattern), "diameter": diameter}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Everything random of one nodule, and what of its own body its parts keep when a rating is changed.
+
+    Enough is drawn for every rating, and each part by a generator of its own: a rating decides how much of it is used.
+    """
+
+    bumps: Float[np.ndarray, "bump xyz"]
+    """Unit directions of the lobes."""
+    spicules: Float[np.ndarray, "spicule xyz"]
+    """Unit directions of the spicules, as many as the highest rating has."""
+    lengths: Float[np.ndarray, " spicule"]
+    """Share of the longest spicule's length."""
+    bases_mm: Float[np.ndarray, " spicule"]
+    """Radius of each spicule where it begins."""
+    popcorn: tuple[Float[np.ndarray, "grain xyz"], Float[np.ndarray, " grain"]]
+    """Unit directions of the grains of popcorn calcification, and how far out they lie in depths of the body."""
+    eccentric: Float[np.ndarray, " xyz"]
+    """Unit direction of a non-central calcification."""
+    dense_hu: float
+    vessels: tuple[Tube, ...]
+    widest_mm: float
+    """Widest edge: a wider one would leave nothing of a small nodule."""
+    reach: float
+    """Factor on the spicules' length: those of large nodules are longer."""
+
+
+def draw(body: Body, seed: int, nodule_id: str) -> Draws:
+    """Draw a nodule's random part from the seed and its id."""
+
+    def generator(part: str) -> np.random.Generator:
+        return generator_for(seed, nodule_id, part)
+
+    spicules, popcorn, bumps = generator("spicules"), generator("popcorn"), generator("lobes")
+    return Draws(
+        bumps=_directions(int(bumps.integers(4, 8)), bumps),
+        spicules=_flattened(_directions(MOST_SPICULES, spicules)),
+        lengths=spicules.uniform(0.5, 1.0, MOST_SPICULES),
+        bases_mm=spicules.uniform(0.7, 1.1, MOST_SPICULES),
+        popcorn=(_directions(7, popcorn), popcorn.uniform(0.1, 0.75, 7)),
+        eccentric=_directions(1, generator("eccentric"))[0],
+        dense_hu=float(generator("dense").uniform(350, 800)),
+        vessels=_draw_local_vessels(body, generator("vessels")),
+        widest_mm=1.5 + body.deepest_mm,
+        reach=0.6 + 0.4 * min(body.radius_mm / 8, 1.5),
+    )
+
+
+@dataclass(frozen=True, eq=False)
 class Look:
     """How one nodule looks."""
 
@@ -55,24 +113,28 @@ class Look:
     """Vessels near the nodule."""
 
 
-def draw_look(nodule: Nodule, body: Body, generator: np.random.Generator) -> Look:
-    """Draw a nodule's look; the ratings decide what is drawn, the generator where it lies."""
-    margin, texture, subtlety = (mean_rating(nodule, key) for key in ("margin", "texture", "subtlety"))
-    lobulation = mean_rating(nodule, "lobulation")
-    calcification = mode(reading.ratings["calcification"] for reading in nodule.readings)
+def look_of(ratings: Mapping[str, float], body: Body, draws: Draws) -> Look:
+    """The look that ratings give a nodule: they decide what there is, the draws where it lies.
+
+    Args:
+        ratings: by biomarker key, as `ratings_of` gives them.
+        body: what the parts are put on; `sphericity` and `diameter` have shaped it already.
+        draws: of the nodule.
+    """
+    code = round(ratings["calcification"])
+    texture = ratings["texture"]
     return Look(
-        # An edge wider than the nodule is deep would leave nothing of it.
-        edge_mm=min(float(np.interp(margin, [1, 5], [4.5, 1.8])), 1.5 + body.deepest_mm),
+        edge_mm=min(float(np.interp(ratings["margin"], [1, 5], [4.5, 1.8])), draws.widest_mm),
         ground_hu=float(np.interp(texture, [1, 3, 4.5, 5], [-600, -450, -60, 30])),
         core_depth_mm=float(np.interp(texture, [1, 3, 4.5, 5], [1.2, 0.45, 0.1, 0])) * body.deepest_mm,
-        contrast=float(np.interp(subtlety, [1, 3, 5], [0.4, 0.7, 1.0])),
-        bumps=_directions(int(generator.integers(4, 8)), generator),
-        bump_mm=float(np.interp(lobulation, [1, 5], [0.0, 0.3])) * min(body.radius_mm, 8.0),
-        spicules=_draw_spicules(mean_rating(nodule, "spiculation"), body, generator),
-        calcification=calcification,
-        grains=_draw_grains(calcification, body, generator),
-        dense_hu=float(generator.uniform(350, 800)),
-        vessels=_draw_local_vessels(body, generator),
+        contrast=float(np.interp(ratings["subtlety"], [1, 3, 5], [0.4, 0.7, 1.0])),
+        bumps=draws.bumps,
+        bump_mm=float(np.interp(ratings["lobulation"], [1, 5], [0.0, 0.3])) * min(body.radius_mm, 8.0),
+        spicules=_spicules(ratings["spiculation"], body, draws),
+        calcification=code,
+        grains=_grains(code, body, draws),
+        dense_hu=draws.dense_hu,
+        vessels=draws.vessels,
     )
 
 
@@ -81,37 +143,38 @@ def _directions(count: int, generator: np.random.Generator) -> Float[np.ndarray,
     return np.asarray(drawn / np.linalg.norm(drawn, axis=1, keepdims=True))
 
 
+def _flattened(directions: Float[np.ndarray, "direction xyz"]) -> Float[np.ndarray, "direction xyz"]:
+    """Nearer to the plane of the slices, where a reader sees spicules."""
+    flat = directions * (1, 1, 0.6)
+    return np.asarray(flat / np.linalg.norm(flat, axis=1, keepdims=True))
+
+
 def _shift(point: Sequence[float], direction: Float[np.ndarray, " xyz"], length_mm: float) -> Point:
     x, y, z = np.asarray(point) + length_mm * direction
     return (float(x), float(y), float(z))
 
 
-def _draw_spicules(rating: float, body: Body, generator: np.random.Generator) -> tuple[Tube, ...]:
-    count = round(float(np.interp(rating, [1.2, 2, 3, 5], [0, 5, 12, 24])))
-    longest = float(np.interp(rating, [1, 2, 5], [2, 4, 9])) * (0.6 + 0.4 * min(body.radius_mm / 8, 1.5))
+def _spicules(rating: float, body: Body, draws: Draws) -> tuple[Tube, ...]:
+    """The first ones drawn: a higher rating keeps those of a lower one, makes them longer and adds others."""
+    count = round(float(np.interp(rating, [1.2, 2, 3, 5], [0, 5, 12, MOST_SPICULES])))
+    longest = float(np.interp(rating, [1, 2, 5], [2, 4, 9])) * draws.reach
     spicules = []
-    for direction in _directions(count, generator):
-        # Most run near the plane of the slices, where a reader sees them.
-        flat = direction * (1, 1, 0.6)
-        flat /= np.linalg.norm(flat)
-        length, base = longest * generator.uniform(0.5, 1.0), generator.uniform(0.7, 1.1)
-        surface = body.reach(flat)
-        start, end = (_shift(body.centre_mm, flat, surface + step) for step in (-1.0, length))
+    for way, length, base in zip(draws.spicules[:count], draws.lengths, draws.bases_mm, strict=False):
+        surface = body.reach(way)
+        start, end = (_shift(body.centre_mm, way, surface + step) for step in (-1.0, longest * float(length)))
         spicules.append(Tube(start, end, float(base), 0.2))
     return tuple(spicules)
 
 
-def _draw_grains(calcification: int, body: Body, generator: np.random.Generator) -> tuple[Ball, ...]:
+def _grains(calcification: int, body: Body, draws: Draws) -> tuple[Ball, ...]:
     deep = body.deepest_mm
     if calcification == 1:
-        directions = _directions(7, generator)
-        reach = generator.uniform(0.1, 0.75, 7) * deep
         return tuple(
-            Ball(_shift(body.centre_mm, way, float(step)), max(0.25 * deep, 0.6))
-            for way, step in zip(directions, reach, strict=True)
+            Ball(_shift(body.centre_mm, way, float(step) * deep), max(0.25 * deep, 0.6))
+            for way, step in zip(*draws.popcorn, strict=True)
         )
     if calcification == 4:
-        return (Ball(_shift(body.centre_mm, _directions(1, generator)[0], 0.5 * deep), max(0.4 * deep, 0.8)),)
+        return (Ball(_shift(body.centre_mm, draws.eccentric, 0.5 * deep), max(0.4 * deep, 0.8)),)
     if calcification == 5:
         return (Ball(body.centre_mm, max(0.5 * deep, 0.8)),)
     return ()

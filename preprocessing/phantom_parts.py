@@ -167,6 +167,16 @@ class Noise:
         return sample(self.tile, (slice_index(self.scan, grid.z_mm), rows, columns), periodic=True)
 
 
+MARGIN_MM = 4.0
+"""What a body's distances reach beyond its surface, mm: more than half of the widest edge."""
+
+
+def with_volume(depth_mm: Volume, voxels: int) -> Volume:
+    """Distances moved so that as many voxels as asked for lie inside."""
+    ordered = np.sort(depth_mm, axis=None)[::-1]
+    return np.asarray(depth_mm - (ordered[voxels - 1] + ordered[voxels]) / 2, np.float32)
+
+
 @dataclass(frozen=True)
 class Body:
     """A nodule's body: signed distance from the surface of the readers' consensus (half of them)."""
@@ -176,9 +186,11 @@ class Body:
     first: tuple[int, int, int]
     """Index (slice, row, column) of the first voxel."""
     scan: Scan
+    middle_mm: Point | None = None
+    """Where its parts are seen from, if that is not the deepest point: a body that was reshaped keeps it."""
 
     @classmethod
-    def of(cls, nodule: Nodule, margin_mm: float = 4.0) -> "Body":
+    def of(cls, nodule: Nodule, margin_mm: float = MARGIN_MM) -> "Body":
         """Distance map of the consensus, smoothed by 0.6 of a voxel to hide the voxels' steps, with the same volume."""
         scan = nodule.scan
         marked, box = consensus(nodule)
@@ -186,11 +198,8 @@ class Body:
         pads = [int(np.ceil(margin_mm / step)) + 1 for step in spacing]
         inside = np.pad(np.moveaxis(marked, 2, 0), [(pad, pad) for pad in pads])
         depth = ndimage.distance_transform_edt(inside, spacing) - ndimage.distance_transform_edt(~inside, spacing)
-        depth = ndimage.gaussian_filter(depth, 0.6, mode="nearest").astype(np.float32)
         # Smoothing shrinks what is small; the surface goes where the body has the consensus' volume again.
-        ordered = np.sort(depth, axis=None)[::-1]
-        count = int(marked.sum())
-        depth -= (ordered[count - 1] + ordered[count]) / 2
+        depth = with_volume(ndimage.gaussian_filter(depth, 0.6, mode="nearest").astype(np.float32), int(marked.sum()))
         first = (box.slice[0] - pads[0], box.row[0] - pads[1], box.column[0] - pads[2])
         return cls(depth, first, scan)
 
@@ -201,7 +210,9 @@ class Body:
 
     @property
     def centre_mm(self) -> Point:
-        """The deepest point."""
+        """The deepest point, or `middle_mm`."""
+        if self.middle_mm is not None:
+            return self.middle_mm
         index = np.unravel_index(int(self.depth_mm.argmax()), self.depth_mm.shape)
         return self._position(tuple(float(i) for i in index))
 

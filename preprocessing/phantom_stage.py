@@ -7,7 +7,6 @@ from statistics import median
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int16
 
 from lidc_cdam import provenance
 from lidc_cdam.artifacts import write_table
@@ -18,14 +17,13 @@ from lidc_cdam.quality import SYNTHETIC
 from preprocessing.annotations import IndexBox, Nodule, Scan, load_nodules, reader_counts
 from preprocessing.crops import Frame
 from preprocessing.pack import COLUMNS, FRAME_COLUMNS, NODULES, cutout_box, cutout_path
-from preprocessing.phantom import Phantom
-from preprocessing.phantom_dicom import ORIENTATION, in_plane_origin_mm
+from preprocessing.phantom import Phantom, stored_hu
+from preprocessing.phantom_dicom import IMAGE_SIDE, ORIENTATION, in_plane_origin_mm
 from preprocessing.phantom_look import generator_for
 from preprocessing.phantom_parts import slice_spacing_mm
 
 MARGIN_MM = 24.0
 """What a phantom cut-out holds around the consensus, on all sides: a 32 mm cube around it needs no padding."""
-IMAGE_SIDE = 512
 THICKEST_MM = 3.0
 """Widest slice spacing of a scan that is written as DICOM: small nodules would vanish between wider ones."""
 
@@ -139,17 +137,10 @@ def _write_pack(chosen: Sequence[Nodule], by_series: Mapping[str, Sequence[Nodul
             made = Phantom(nodule, by_series[scan.series_uid], seed)
             readers, _ = reader_counts(nodule, box)
             with replacing(path) as temporary, temporary.open("wb") as stream:
-                np.savez_compressed(stream, hu=_cutout_hu(made, box), readers=readers, flags=np.array([SYNTHETIC]))
+                np.savez_compressed(stream, hu=stored_hu(made, box), readers=readers, flags=np.array([SYNTHETIC]))
         rows.append(_pack_row(nodule, box, frame))
     columns = (*COLUMNS, *FRAME_COLUMNS)
     write_table(pack / NODULES, pd.DataFrame(rows, columns=list(columns)), columns)
-
-
-def _cutout_hu(made: Phantom, box: IndexBox) -> Int16[np.ndarray, "row column slice"]:
-    rows, columns = (np.arange(*span) * made.scan.pixel_spacing_mm for span in (box.row, box.column))
-    hu = made.hu(columns, rows, np.array(made.scan.slice_z_mm[slice(*box.slice)]))
-    # As a CT's 12 bits hold it.
-    return np.asarray(np.moveaxis(np.clip(np.rint(hu), -1024, 3071), 0, 2), np.int16)
 
 
 def _pack_row(nodule: Nodule, box: IndexBox, frame: Frame) -> tuple[object, ...]:

@@ -30,11 +30,6 @@ def environment() -> Environment:
     return made
 
 
-def _plate(svg: str) -> str:
-    """An SVG file as an image's address: apart from the page, so that neither its styles nor its scripts reach it."""
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
-
-
 def told(sentence: str) -> Markup:
     """A sentence with what stands between backticks as code."""
     parts = [escape(part) for part in sentence.split("`")]
@@ -42,6 +37,11 @@ def told(sentence: str) -> Markup:
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if place % 2 and whole else part for place, part in enumerate(parts)
     )
+
+
+def _plate(svg: str) -> str:
+    """An SVG file as an image's address: apart from the page, so that neither its styles nor its scripts reach it."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
 
 
 SCRIPTS = ("case_grid.js", "case_draw.js", "case.js")
@@ -122,6 +122,12 @@ def render_run(content: dict[str, Any], key: str) -> str:
     """
     style = _style("run")
     return environment().get_template("run.html").render(doc=content, key=key, policy=_policy(style), style=style)
+
+
+def render_images(page: dict[str, Any]) -> str:
+    """The page that lists pictures of natural images' maps, which lie beside it as files."""
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' file:; base-uri 'none'; form-action 'none'"
+    return environment().get_template("images.html").render(page=page, policy=policy, style=_style())
 
 
 def stored_key(path: Path) -> str | None:

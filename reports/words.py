@@ -26,6 +26,22 @@ SCORES: dict[str, str] = {
     "as a mean over small noise; scores are not shares and do not add up to the output.",
     "integrated_cdam": "A score is that token's part of the model's output ({unit}) against tokens that are all zero; "
     "the parts of the class and register tokens are not shown.",
+    "attention": "Not signed, and the same for every target: a score is a token's share of the attention that the "
+    "class token pays in the last block.",
+    "rollout": "Not signed, and the same for every target: a score is a token's share of what flows to the class "
+    "token through the attention of all blocks.",
+    "input_gradient": "A score is the image's normalised values times the gradient of the model's output ({unit}), "
+    "added up over the token's pixels.",
+    "smoothgrad": "A score is the gradient of the model's output ({unit}), a mean over noise, added up over the "
+    "token's pixels: it says what brighter pixels would do.",
+    "integrated_gradients": "A score is the token's pixels' part of the model's output ({unit}) against a black image.",
+    "gradcam": "Only what raises the predicted value is shown, unless the map was made signed.",
+    "relevance_propagation": "Only what speaks for a higher predicted value is followed through the attention of all "
+    "blocks; blue does not occur.",
+    "partial_lrp": "Only relevance for a higher predicted value is shown, unless the map was made signed.",
+    "legrad": "A score is how much more attention to that token would raise the predicted value; blue does not occur.",
+    "libragrad": "A score is that token's part of the model's output ({unit}) with attention, norms and gates held "
+    "fixed.",
     "random": "A control, drawn at random: its colours say nothing about this nodule or the model.",
     "centre": "A control, the same blob for every image: its colours say nothing about this nodule or the model.",
 }
@@ -113,7 +129,7 @@ def score_words(method: str, units: Sequence[str]) -> str:
         units: of the model's outputs.
     """
     meaning = SCORES.get(method, "Scores are in the method's own unit.").format(unit=" and ".join(units))
-    if meaning.startswith("A control"):
+    if meaning.startswith(("A control", "Not signed")):
         return meaning
     return f"Orange raises, blue lowers the predicted value; no colour: a score near zero. {meaning}"
 

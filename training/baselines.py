@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float64
 from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 from sklearn.impute import SimpleImputer
@@ -20,11 +21,12 @@ from sklearn.preprocessing import StandardScaler
 
 from lidc_cdam.artifacts import Fold, read_dataset
 from lidc_cdam.errors import LidcCdamError
-from lidc_cdam.intensity import Scaling
+from lidc_cdam.intensity import FeatureScaling, Scaling
 from lidc_cdam.progress import track
 from lidc_cdam.vocabulary import BIOMARKERS, MALIGNANCY, Target
 from training.data import column_of
 from training.inference import predictions_table
+from training.kernel import fit_kernel
 from training.radiomics import read_features
 from training.run import Run
 
@@ -60,11 +62,12 @@ def fit_baselines(run: Run, predictions: pd.DataFrame, targets: Sequence[Target]
         trees: trees of the radiomics baseline in each of its two forests; 0 leaves it out.
 
     Returns:
-        `radiomics`, and `readers_logistic` where malignancy is predicted.
+        `radiomics`, `radiomics_kernel`, and `readers_logistic` where malignancy is predicted.
     """
     found = Baselines()
     fits: dict[str, tuple[Callable[[], FoldAnswers], Sequence[Target]]] = {
         "radiomics": (lambda: _radiomics(run, targets, trees), targets),
+        "radiomics_kernel": (lambda: _radiomics_kernel(run, targets), targets),
         "readers_logistic": (lambda: _readers_logistic(run.cohort), [MALIGNANCY]),
     }
     for name, (prepare, predicted) in fits.items():
@@ -147,12 +150,8 @@ def _radiomics(run: Run, targets: Sequence[Target], trees: int) -> FoldAnswers:
     """
     if not trees:
         raise LidcCdamError("The radiomics baseline was left out by --trees 0.")
-    rated = [target for target in targets if target is not MALIGNANCY]
-    named = list(
-        dict.fromkeys(key for fold in run.splits.folds for part in (fold.train, fold.val, fold.test) for key in part)
-    )
-    others = _others(run, named, rated)
-    features = read_features(run.data, [*named, *others], run.out)
+    rated = [target.key for target in targets if target is not MALIGNANCY]
+    features, others = _read_radiomics(run, rated)
 
     def answer(fold: Fold, tested: list[str]) -> Answers:
         known = [*fold.train, *fold.val]
@@ -160,19 +159,49 @@ def _radiomics(run: Run, targets: Sequence[Target], trees: int) -> FoldAnswers:
         if MALIGNANCY in targets:
             columns.append(_classify(features, *learners(run.cohort, known), tested, trees, run.settings.seed))
         if rated:
-            patients = set(run.cohort.loc[list(fold.test), "patient_id"])
-            more = [key for key in others if run.cohort.loc[key, "patient_id"] not in patients]
-            values = run.cohort.loc[[*known, *more], [target.key for target in rated]].dropna()
+            values = run.cohort.loc[[*known, *_untested(run.cohort, others, fold)], rated].dropna()
             columns.append(_regress(features, values, tested, trees, run.settings.seed))
         return np.concatenate(columns, axis=1)
 
     return answer
 
 
-def _others(run: Run, named: Sequence[str], rated: Sequence[Target]) -> list[str]:
-    """Extracted nodules that no fold names; the biomarkers can be learnt from them."""
+def _radiomics_kernel(run: Run, targets: Sequence[Target]) -> FoldAnswers:
+    """Kernel ridge regression (`kernel.fit_kernel`) on the same features, from the same nodules as the trees."""
+    columns = [column_of(target) for target in targets]
+    rated = [target.key for target in targets if target is not MALIGNANCY]
+    features, others = _read_radiomics(run, rated)
+
+    def answer(fold: Fold, tested: list[str]) -> Answers:
+        known = [*fold.train, *fold.val]
+        if MALIGNANCY in targets:
+            learners(run.cohort, known)
+        nodules = run.cohort.loc[[*known, *_untested(run.cohort, others, fold)]]
+        nodules = nodules[nodules[rated].notna().all(axis=1)]
+        truth = nodules[columns].to_numpy(dtype=np.float64)
+        scaling = Scaling.fit([target.key for target in targets], truth)
+        beside = FeatureScaling.fit(list(features.columns), features.loc[nodules.index].to_numpy())
+        numbers, asked = (beside.apply(features.loc[list(part)].to_numpy()) for part in (nodules.index, tested))
+        head = fit_kernel(numbers, scaling.to_model(truth), nodules["patient_id"].tolist(), scaling.keys).head
+        return np.asarray(scaling.to_reader_scale(head(torch.from_numpy(asked)).double().numpy()))
+
+    return answer
+
+
+def _read_radiomics(run: Run, rated: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
+    """The features of all nodules, and the extracted ones that no fold names: `rated` can be learnt from them."""
+    named = list(
+        dict.fromkeys(key for fold in run.splits.folds for part in (fold.train, fold.val, fold.test) for key in part)
+    )
     extracted = read_dataset(run.data).nodules if rated else {}
-    return [key for key in extracted if key in run.cohort.index and key not in set(named)]
+    others = [key for key in extracted if key in run.cohort.index and key not in set(named)]
+    return read_features(run.data, [*named, *others], run.out), others
+
+
+def _untested(cohort: pd.DataFrame, nodule_ids: Sequence[str], fold: Fold) -> list[str]:
+    """Nodules whose patient a fold does not test."""
+    patients = set(cohort.loc[list(fold.test), "patient_id"])
+    return [key for key in nodule_ids if cohort.loc[key, "patient_id"] not in patients]
 
 
 def _classify(

@@ -19,6 +19,7 @@ from lidc_cdam.artifacts import (
     read_readings,
     write_predictions,
 )
+from lidc_cdam.clusters import LOCAL
 from lidc_cdam.compute import HERE, Pool, Workers
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import write_json
@@ -30,6 +31,7 @@ from training.baselines import TREES, Baselines, baseline_path, fit_baselines
 from training.bottleneck import FILE as BOTTLENECK
 from training.bottleneck import fit_bottleneck, has_bottleneck, measure_bottleneck, write_bottleneck
 from training.data import read_cubes
+from training.devices import check_devices
 from training.fit import alone, fit_fold, fold_record, told_fold
 from training.folds import train_side_by_side
 from training.loggers import check_loggers
@@ -48,6 +50,7 @@ def crossval(
     log: list[str] | None = None,
     trees: int = TREES,
     workers: Workers = HERE,
+    devices: int = 1,
 ) -> None:
     """Train the folds, pool their test predictions and measure them.
 
@@ -62,9 +65,12 @@ def crossval(
         settings: What to predict, with which model, learnt how.
         folds: Which folds, counted from 0, as 0,2; none trains all.
         splits: File of folds; DATA/splits.json by default.
-        log: Also log to tensorboard, mlflow or wandb (offline, in each fold's folder); history.csv is always written.
+        log: Also log to tensorboard, mlflow or wandb, several by comma (offline, in each fold's folder); history.csv is
+            always written.
         trees: Trees in each forest of the radiomics baseline; 0 leaves that baseline out.
         workers: Folds that are trained at the same time, and where.
+        devices: GPUs that share each batch of a fold (without a GPU, processes); the result is that of one up to
+            rounding.
 
     Raises:
         LidcCdamError: an input is missing or does not fit, `out` holds another configuration, or a fold failed.
@@ -72,7 +78,9 @@ def crossval(
     if trees < 0:
         raise LidcCdamError(f"--trees must be at least 0 (no radiomics baseline); got {trees}.")
     check_loggers(log or ())
-    run = replace(open_run(data, out, settings, splits), log=tuple(log or ()))
+    if workers.engine == LOCAL:
+        check_devices(devices)
+    run = replace(open_run(data, out, settings, splits, folds=folds), log=tuple(log or ()), devices=devices)
     every = range(len(run.splits.folds))
     if run.record.finished and (out / SUMMARY).exists() and all(_is_complete(run, index) for index in every):
         say(f"All {len(run.splits.folds)} folds are finished already: {out / SUMMARY}.")

@@ -1,7 +1,7 @@
 """Cubes and labels of a folder's nodules in memory, and the images that one fold trains and validates on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +10,19 @@ import pytorch_lightning as pl
 import torch
 from jaxtyping import Float32, Float64, Int16
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from lidc_cdam.artifacts import Fold, read_dataset
 from lidc_cdam.channels import SLICE, Channels, Source
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.geometry import USUAL, Grid, central_index, central_slices, take_view
 from lidc_cdam.intensity import FeatureScaling, Intensity, Scaling, Statistics
+from lidc_cdam.kernel import KernelHead
 from lidc_cdam.progress import track
 from lidc_cdam.vocabulary import MALIGNANCY, Target
 from training.augment import ViewDraw, apply_draw, draw_epoch, order_epoch
+from training.devices import place, processes
+from training.kernel import fit_kernel
 from training.radiomics import read_features
 from training.settings import PLAIN, Shown, TrainingSettings
 
@@ -98,7 +101,7 @@ def read_truth(
         row, column = np.argwhere(wrong)[0]
         raise LidcCdamError(
             f"Every nodule of the splits must have a value for {targets[column].key}, but {nodule_ids[row]} has none; "
-            f"run `lidc-cdam split` again."
+            f"make the cohort again with `lidc-cdam cohort`, then run `lidc-cdam split` again."
         )
     return values
 
@@ -148,7 +151,8 @@ class Part:
     wanted: Float32[np.ndarray, "nodule target"]
     """On the model's own scale (label 0 / 1, z-score)."""
     features: Float32[np.ndarray, "nodule feature"]
-    """Numbers beside the image; perhaps none."""
+    """Numbers beside the image; perhaps none. In training beside a kernel, what that answers without the nodule's
+    patient."""
 
 
 Example = tuple[Tensor, Tensor, Tensor]
@@ -196,6 +200,15 @@ def batch_starts(count: int, size: int) -> range:
     return range(0, max(1, count - (size - 1) // 2), size)
 
 
+def _dealt(
+    truth: Float64[np.ndarray, "nodule target"], settings: TrainingSettings
+) -> Float64[np.ndarray, "nodule target"]:
+    """The values as they are or, with `permute_labels`, each nodule's given to another one."""
+    if not settings.permute_labels:
+        return truth
+    return np.random.default_rng(settings.seed).permutation(truth)
+
+
 class FoldData(pl.LightningDataModule):
     """Training and validation images of one fold; the test nodules are not in it."""
 
@@ -204,17 +217,47 @@ class FoldData(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         targets = settings.resolved_targets
-        truth = read_truth(cohort, fold.train, targets, settings.indeterminate)
+        truth = _dealt(read_truth(cohort, fold.train, targets, settings.indeterminate), settings)
         self.statistics = fit_statistics(cubes, fold.train, truth, targets, settings.views, grid)
         self._cubes = cubes
         self._settings = settings
         self.train = self._part(fold.train, truth)
-        self.val = self._part(fold.val, read_truth(cohort, fold.val, targets))
+        self.val = self._part(fold.val, _dealt(read_truth(cohort, fold.val, targets), settings))
+        self.kernel: KernelHead | None = None
+        """The second head that training stands on, where it is fitted beforehand."""
+        self.final_kernel: KernelHead | None = None
+        """The same, fitted on the validation nodules too: for use once the epoch is chosen."""
+        if settings.side_head == "kernel":
+            self._fit_kernels(cohort["patient_id"])
 
     def _part(self, nodule_ids: Sequence[str], truth: Float64[np.ndarray, "nodule target"]) -> Part:
         wanted = self.statistics.scaling.to_model(truth).astype(np.float32)
         features = self._cubes.scaled_features(nodule_ids, self.statistics.features)
         return Part(tuple(nodule_ids), wanted, features)
+
+    def check_shares(self, devices: int) -> None:
+        """Every batch, and the validation nodules, must have an image for each of several devices.
+
+        Raises:
+            LidcCdamError: there are too many devices.
+        """
+        count, size = len(self.train.nodule_ids), self._settings.batch_size
+        least = min(*(min(size, count - start) for start in self._starts()), len(self.val.nodule_ids))
+        if devices > least:
+            raise LidcCdamError(
+                f"--devices must be at most {least}, the images of this fold's smallest batch; got {devices}."
+            )
+
+    def _fit_kernels(self, patient_of: pd.Series) -> None:
+        """Fit the head that training stands on, and the one that also learns from the validation nodules."""
+        parts = (self.train, self.val)
+        keys = self.statistics.scaling.keys
+        features, wanted = (np.concatenate([getattr(part, name) for part in parts]) for name in ("features", "wanted"))
+        patients = patient_of[[*self.train.nodule_ids, *self.val.nodule_ids]].tolist()
+        count = len(self.train.nodule_ids)
+        known = fit_kernel(self.train.features, self.train.wanted, patients[:count], keys)
+        self.kernel, self.final_kernel = known.head, fit_kernel(features, wanted, patients, keys).head
+        self.train = replace(self.train, features=known.held_out)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -230,9 +273,12 @@ class FoldData(pl.LightningDataModule):
         chosen, count = self._settings, len(self.train.nodule_ids)
         draws = draw_epoch(chosen.seed, epoch, count, chosen.views, chosen.variation, self.statistics.grid.side)
         order = order_epoch(chosen.seed, epoch, count)
-        batches = [order[start : start + chosen.batch_size].tolist() for start in self._starts()]
-        return DataLoader(DrawnImages(self._cubes, self.train, draws), batch_sampler=batches)
+        batches = [order[start : start + chosen.batch_size] for start in self._starts()]
+        shares = [batch[place() :: processes()].tolist() for batch in batches]
+        return DataLoader(DrawnImages(self._cubes, self.train, draws), batch_sampler=shares)
 
     def val_dataloader(self) -> "DataLoader[Example]":
-        """All views of the validation nodules, in the split's order."""
-        return DataLoader(EvaluationImages(self._cubes, self.val, self._settings.views), self._settings.batch_size)
+        """All views of the validation nodules, in the split's order; of several processes, each has its share."""
+        images = EvaluationImages(self._cubes, self.val, self._settings.views)
+        share = Subset(images, range(place(), len(images), processes()))
+        return DataLoader(share, self._settings.batch_size)

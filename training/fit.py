@@ -1,5 +1,6 @@
 """Train one fold: stage `train`."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping
 
 from lidc_cdam import provenance
 from lidc_cdam.artifacts import (
@@ -28,9 +28,10 @@ from lidc_cdam.intensity import STATISTICS, Intensity, Statistics
 from lidc_cdam.model import NoduleModel
 from lidc_cdam.progress import say
 from training.data import Cubes, FoldData, evaluation_images, read_cubes, read_truth
+from training.devices import check_devices, run_on_devices
 from training.inference import embed_nodules, predict_nodules, predictions_table
-from training.lightning import EpochBar, Keeper, build_trainer, contained, enough_memory, quiet
-from training.loggers import build_loggers, check_loggers
+from training.lightning import EpochBar, Keeper, Patience, build_trainer, contained, enough_memory, quiet
+from training.loggers import check_loggers, open_loggers
 from training.module import NoduleTask
 from training.run import Run, open_run
 from training.settings import TrainingSettings
@@ -51,6 +52,7 @@ def train(
     fold: int = 0,
     splits: Path | None = None,
     log: list[str] | None = None,
+    devices: int = 1,
 ) -> None:
     """Train one fold; its best validation epoch predicts its test nodules, which never choose anything.
 
@@ -60,13 +62,16 @@ def train(
         settings: What to predict, with which model, learnt how.
         fold: Which fold, counted from 0.
         splits: File of folds; DATA/splits.json by default.
-        log: Also log to tensorboard, mlflow or wandb (offline, in the fold's folder); history.csv is always written.
+        log: Also log to tensorboard, mlflow or wandb, several by comma (offline, in the fold's folder); history.csv is
+            always written.
+        devices: GPUs that share each batch (without a GPU, processes); the result is that of one up to rounding.
 
     Raises:
         LidcCdamError: an input is missing or does not fit, or `out` holds another configuration.
     """
     check_loggers(log or ())
-    run = replace(open_run(data, out, settings, splits), log=tuple(log or ()))
+    check_devices(devices)
+    run = replace(open_run(data, out, settings, splits, folds=[fold]), log=tuple(log or ()), devices=devices)
     chosen = run.fold(fold)
     if fit_fold(run, fold, read_cubes(data, [*chosen.train, *chosen.val, *chosen.test], settings.shown, out)):
         say(f"{told_fold(run, fold)}; written to {fold_folder(out, fold)}.")
@@ -122,14 +127,17 @@ def _write_fold(run: Run, index: int, cubes: Cubes, record: provenance.Record) -
     checkpoint = folder / CHECKPOINT
     model, data, keeper = train_fold(run, index, cubes, checkpoint)
     data.statistics.write(folder / STATISTICS)
-    model.save(folder)
     history = pd.DataFrame(keeper.history)
     write_table(folder / HISTORY, history, ("epoch", "train_loss", "val_loss"))
     for_validation = replace(fold, test=fold.val)
     write_predictions(folder / VALIDATION, predict_fold(model, data, cubes, run, for_validation, index))
+    if data.final_kernel is not None:
+        # Its epoch is chosen: from here on the validation nodules may be learnt from, as the baselines do.
+        model.side_head = data.final_kernel.eval()
+    model.save(folder)
     write_predictions(folder / PREDICTIONS, predict_fold(model, data, cubes, run, fold, index))
     _write_latents(run, index, cubes, model, data.statistics.intensity)
-    record.finish(best_epoch=keeper.best_epoch, epochs=len(history))
+    record.finish(best_epoch=keeper.best_epoch, epochs=len(history), devices=run.devices)
     checkpoint.unlink(missing_ok=True)
 
 
@@ -162,13 +170,27 @@ def train_fold(
         LidcCdamError: the training diverged, or the checkpoint is damaged.
     """
     with quiet(), contained():
-        data = FoldData(cubes, run.cohort, run.fold(index), run.settings, run.grid)
-        task = _build_task(run.settings, index, data)
-        keeper = Keeper(checkpoint, f"Fold {index}")
-        with enough_memory(f"Fold {index}", run.settings.batch_size):
+        data, task, keeper = _prepare(run, index, cubes, checkpoint)
+        if run.devices == 1:
             _fit(run, index, task, data, [keeper, *callbacks], checkpoint)
+        else:
+            data.check_shares(run.devices)
+            run_on_devices(share_fold, run.devices, f"Fold {index}", run, index, cubes, checkpoint)
+            keeper.read(checkpoint, run.claim(index))
     task.model.load_state_dict(keeper.best)
     return task.model.eval(), data, keeper
+
+
+def share_fold(run: Run, index: int, cubes: Cubes, checkpoint: Path) -> None:
+    """One process's part of a fold on several devices; what it learns is in the checkpoint."""
+    with quiet(), contained():
+        data, task, keeper = _prepare(run, index, cubes, checkpoint)
+        _fit(run, index, task, data, [keeper], checkpoint)
+
+
+def _prepare(run: Run, index: int, cubes: Cubes, checkpoint: Path) -> tuple[FoldData, NoduleTask, Keeper]:
+    data = FoldData(cubes, run.cohort, run.fold(index), run.settings, run.grid)
+    return data, _build_task(run.settings, index, data), Keeper(checkpoint, f"Fold {index}")
 
 
 def _build_task(settings: TrainingSettings, index: int, data: FoldData) -> NoduleTask:
@@ -179,7 +201,7 @@ def _build_task(settings: TrainingSettings, index: int, data: FoldData) -> Nodul
     freeze_all_but_last(backbone, settings.trainable_layers)
     beside = data.statistics.features
     features = len(beside.names) if beside is not None else 0
-    model = NoduleModel(backbone, settings.targets, settings.head, settings.backbone, features)
+    model = NoduleModel(backbone, settings.targets, settings.head, settings.backbone, features, data.kernel)
     steps = settings.epochs * data.batches_per_epoch
     return NoduleTask(model, data.statistics.intensity, settings, steps)
 
@@ -189,11 +211,14 @@ def _fit(
 ) -> None:
     callbacks = [*listeners, EpochBar(f"Fold {index} ({index + 1} of {len(run.splits.folds)})")]
     if run.settings.patience is not None:
-        callbacks.append(EarlyStopping("val_loss", patience=run.settings.patience, check_finite=False))
+        callbacks.append(Patience(run.settings.patience))
     title = f"{run.out.name}, fold {index}"
-    loggers = build_loggers(run.log, checkpoint.parent, title, run.settings.as_dict())
-    trainer = build_trainer(run.settings, callbacks, checkpoint.parent, loggers, run.claim(index))
-    trainer.fit(task, datamodule=data, ckpt_path=checkpoint if checkpoint.exists() else None)
+    # Of several processes, the first one tells.
+    log = () if int(os.environ.get("LOCAL_RANK", 0)) and run.devices > 1 else run.log
+    with open_loggers(log, checkpoint.parent, title, run.settings.as_dict()) as loggers:
+        trainer = build_trainer(run.settings, callbacks, checkpoint.parent, loggers, run.claim(index), run.devices)
+        with enough_memory(f"Fold {index}", run.settings.batch_size):
+            trainer.fit(task, datamodule=data, ckpt_path=checkpoint if checkpoint.exists() else None)
 
 
 def predict_fold(model: NoduleModel, data: FoldData, cubes: Cubes, run: Run, fold: Fold, index: int) -> pd.DataFrame:

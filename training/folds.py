@@ -16,6 +16,7 @@ from lidc_cdam.compute import Workers, map_items
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import held
 from lidc_cdam.progress import say
+from training.devices import cores
 from training.fit import told_fold
 from training.run import Run
 
@@ -38,6 +39,8 @@ class FoldTask:
     out: str
     threads: int | None
     """Of the fold's process; none leaves it to the job's share of its machine."""
+    devices: int = 1
+    """That share its batches."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,10 @@ def train_side_by_side(run: Run, pending: Sequence[int], workers: Workers, split
     Raises:
         LidcCdamError: a fold failed; the others were trained nevertheless.
     """
-    threads = max(1, _cores() // workers.workers) if workers.engine == LOCAL else None
-    tasks = [FoldTask(index, _words(run, index, splits), str(run.out.resolve()), threads) for index in pending]
+    threads = max(1, cores() // (workers.workers * run.devices)) if workers.engine == LOCAL else None
+    tasks = [
+        FoldTask(index, _words(run, index, splits), str(run.out.resolve()), threads, run.devices) for index in pending
+    ]
     failed = []
     for end in map_items(train_in_child, tasks, "Training folds", workers, _lost):
         if end.reason:
@@ -85,7 +90,7 @@ def _words(run: Run, index: int, splits: Path | None) -> tuple[str, ...]:
     }
     words = [f"--{name}={path.resolve()}" for name, path in options.items()]
     log = [f"--log={','.join(run.log)}"] if run.log else []
-    return ("train", *words, *log, f"--fold={index}")
+    return ("train", *words, *log, f"--devices={run.devices}", f"--fold={index}")
 
 
 def _lost(task: FoldTask, error: LidcCdamError) -> FoldEnd:
@@ -96,8 +101,8 @@ def train_in_child(task: FoldTask) -> FoldEnd:
     """Run a fold's command to its end; it goes on where an earlier one was interrupted."""
     folder = fold_folder(Path(task.out), task.index)
     folder.mkdir(parents=True, exist_ok=True)
-    with own_gpu(Path(task.out)) as gpu, (folder / LOG).open("a") as log:
-        surroundings = child_environment(os.environ, task.threads, gpu)
+    with own_gpus(Path(task.out), task.devices) as gpus, (folder / LOG).open("a") as log:
+        surroundings = child_environment(os.environ, task.threads, gpus)
         command = [sys.executable, "-m", "training.child", *task.words]
         # The pipe is never written to: its end tells the child that this process is gone.
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=surroundings) as child:
@@ -110,35 +115,34 @@ def train_in_child(task: FoldTask) -> FoldEnd:
     return FoldEnd(task.index, sentence if status == 1 else f"its process ended with status {status}: {sentence}")
 
 
-def child_environment(around: Mapping[str, str], threads: int | None, gpu: str | None) -> dict[str, str]:
+def child_environment(around: Mapping[str, str], threads: int | None, gpus: str | None) -> dict[str, str]:
     """The variables of a fold's process.
 
     Args:
         around: those of the worker.
         threads: how many the fold may use; by default what the batch system gave to the job, else one.
-        gpu: the GPU that it may see; none changes nothing.
+        gpus: the GPUs that it may see, separated by commas; none changes nothing.
     """
     kept = {name: value for name, value in around.items() if not name.startswith(BATCH_SYSTEM)}
     given = next((around[name] for name in CORES if around.get(name, "").isdecimal()), "1")
     kept |= dict.fromkeys(THREADS, str(threads or given))
     root = str(Path(__file__).resolve().parents[1])
     kept["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [around.get("PYTHONPATH")])])
-    return kept if gpu is None else {**kept, GPUS: gpu}
+    return kept if gpus is None else {**kept, GPUS: gpus}
 
 
 @contextmanager
-def own_gpu(out: Path) -> Iterator[str | None]:
-    """A GPU that no other fold of this run and machine holds; None where there are not several, or all are taken."""
+def own_gpus(out: Path, devices: int = 1) -> Iterator[str | None]:
+    """GPUs that no other fold of this run and machine holds; None where there are not more, or too few are free."""
     count = torch.cuda.device_count()
     names = os.environ.get(GPUS, "").split(",") if os.environ.get(GPUS) else list(map(str, range(count)))
     with ExitStack() as stack:
-        for name in names if count > 1 else ():
+        mine: list[str] = []
+        for name in names if count > devices else ():
             if stack.enter_context(held(out, name=f".gpu-{os.uname().nodename}-{name}")):
-                yield name
-                return
-        yield None
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+                mine.append(name)
+            if len(mine) == devices:
+                break
+        if len(mine) < devices:
+            stack.close()
+        yield ",".join(mine) if len(mine) == devices else None

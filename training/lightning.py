@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins import CheckpointIO
 
@@ -31,8 +32,11 @@ NOISE = (
     r".*GPU available but not used.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated",
     r".*MPS available but not used.*",
+    r"Grad strides do not match bucket view strides",
+    r"It is recommended to use `self.log\('val_.*sync_dist=True",
 )
-"""Lightning's advice that does not apply (the images are in memory, nothing is logged) and its own outdated calls."""
+"""Advice that does not apply (the images are in memory, nothing is logged, each process has all validation answers, a
+class token's gradient is small) and Lightning's own outdated calls."""
 
 
 @runtime_checkable
@@ -82,7 +86,7 @@ def contained() -> Iterator[None]:
     benchmark, workspace = torch.backends.cudnn.benchmark, os.environ.get("CUBLAS_WORKSPACE_CONFIG")
     handler = signal.getsignal(signal.SIGINT)
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
             yield
     except SystemExit as leave:
         if isinstance(leave.__context__, KeyboardInterrupt):
@@ -160,6 +164,23 @@ class Keeper(pl.Callback):
         self.history.append({"epoch": epoch, **found, "learning_rate": rate})
         trainer.save_checkpoint(self._path)
 
+    def read(self, path: Path, claim: str) -> None:
+        """Take up what other processes left in a checkpoint of the training that `claim` names."""
+        self.load_state_dict(WholeCheckpoint(claim).load_checkpoint(path)["callbacks"][self.state_key])
+
+
+class Patience(EarlyStopping):
+    """Ends a training whose validation loss stays behind its best; one that was ended stays so when it goes on."""
+
+    def __init__(self, epochs: int) -> None:
+        # Looks right after validation: after the epoch would be after its checkpoint, whose count would lag behind.
+        super().__init__("val_loss", patience=epochs, check_finite=False, check_on_train_epoch_end=False)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """End at once what an earlier process had ended."""
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
+
 
 class WholeCheckpoint(CheckpointIO):
     """Checkpoints that are whole or absent, lie only where they are told to, and are read without unpickling code."""
@@ -210,7 +231,9 @@ class EpochBar(pl.Callback):
         self._ticks: Generator[int, None, None] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show the bar."""
+        """Show the bar, that of the first process alone."""
+        if not trainer.is_global_zero:
+            return
         self._ticks = track(range(trainer.current_epoch, trainer.max_epochs or 0), self._label)  # type: ignore[assignment]
         next(self._ticks, None)  # type: ignore[arg-type]
 
@@ -229,20 +252,37 @@ def precision(settings: Fitted) -> str:
     """The arithmetic that `auto` stands for on this machine."""
     if settings.precision != "auto":
         return settings.precision
-    return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
+    # Older GPUs only imitate bf16, which is slower than float32.
+    able = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16-mixed" if able else "32-true"
 
 
 def build_trainer(
-    settings: Fitted, callbacks: list[pl.Callback], folder: Path, loggers: Sequence[Logger] = (), claim: str = ""
+    settings: Fitted,
+    callbacks: list[pl.Callback],
+    folder: Path,
+    loggers: Sequence[Logger] = (),
+    claim: str = "",
+    devices: int = 1,
 ) -> pl.Trainer:
-    """A Lightning trainer that writes nothing of its own but what the loggers write; `claim` marks its checkpoints."""
+    """A Lightning trainer that writes nothing of its own but what the loggers write.
+
+    Args:
+        settings: epochs, precision, clipping.
+        callbacks: what listens.
+        folder: its root.
+        loggers: where else curves go.
+        claim: marks its checkpoints.
+        devices: how many share each batch; for more than one, this is one of as many processes.
+    """
     return pl.Trainer(
         accelerator="cuda" if torch.cuda.is_available() else "cpu",
-        devices=1,
+        devices=devices,
+        strategy="auto" if devices == 1 else "ddp",
         precision=precision(settings),  # type: ignore[arg-type]
         max_epochs=settings.epochs,
         callbacks=callbacks,
-        # One process trains a fold, also inside a batch job of several tasks, for whose part Lightning would take it.
+        # Inside a batch job of several tasks, Lightning would take this process for the part of one.
         plugins=[WholeCheckpoint(claim), LightningEnvironment()],
         default_root_dir=folder,
         logger=list(loggers) or False,

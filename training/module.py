@@ -8,13 +8,14 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
 from lidc_cdam.intensity import Intensity
 from lidc_cdam.model import NoduleModel
 from lidc_cdam.vocabulary import MALIGNANCY
+from training.devices import mean_over_processes, place, rows_of_all, sum_over_processes
 from training.inference import mean_over_views
 from training.schedules import build_optimiser
 from training.settings import TrainingSettings
@@ -29,22 +30,26 @@ def target_loss(
 ) -> Float[Tensor, ""]:
     """Binary cross-entropy on malignancy's logit, `kind` on z-scores; the mean of the two where a model has both.
 
+    Where several processes share a batch, the mean of their losses is the loss of the whole batch, and so the mean of
+    their gradients its gradient: each counts as much as it has answers.
+
     Args:
         outputs: on the model's own scale.
         wanted: label 0 / 1 or z-score; NaN for malignancy where it is undecided, which does not count.
         keys: targets in output order.
         kind: a key of `LOSSES`.
     """
-    logits = _is_logit(keys).to(outputs.device)
+    logits, scores = _columns(keys)
     parts = []
-    if logits.any():
+    if logits:
         answers, labels = outputs[:, logits], wanted[:, logits]
         decided = ~labels.isnan()
-        # A batch without one decided nodule adds nothing: the sum of none, over at least one.
+        # A batch without one decided nodule adds nothing: the sum of none, over what is above 0.
         losses = F.binary_cross_entropy_with_logits(answers[decided], labels[decided], reduction="sum")
-        parts.append(losses / decided.sum().clamp(min=1))
-    if not logits.all():
-        parts.append(LOSSES[kind](outputs[:, ~logits], wanted[:, ~logits]))
+        parts.append(losses / mean_over_processes(decided.sum().float()).clamp(min=1e-6))
+    if scores:
+        share = torch.tensor(float(len(outputs)), device=outputs.device)
+        parts.append(LOSSES[kind](outputs[:, scores], wanted[:, scores]) * (share / mean_over_processes(share)))
     return torch.stack(parts).mean()
 
 
@@ -52,19 +57,21 @@ def validation_metrics(
     outputs: Float[Tensor, "nodule target"], wanted: Float[Tensor, "nodule target"], keys: Sequence[str]
 ) -> dict[str, float]:
     """`val_auc` of malignancy and `val_z_mse` of the biomarkers, those that the model has; NaN without both classes."""
-    logits = _is_logit(keys).to(outputs.device)
+    logits, scores = _columns(keys)
     found = {}
-    if logits.any():
+    if logits:
         labels = wanted[:, logits].flatten().int()
         both = bool(labels.any()) and not bool(labels.all())
         found["val_auc"] = float(binary_auroc(outputs[:, logits].flatten(), labels)) if both else float("nan")
-    if not logits.all():
-        found["val_z_mse"] = float(F.mse_loss(outputs[:, ~logits], wanted[:, ~logits]))
+    if scores:
+        found["val_z_mse"] = float(F.mse_loss(outputs[:, scores], wanted[:, scores]))
     return found
 
 
-def _is_logit(keys: Sequence[str]) -> Bool[Tensor, "target"]:
-    return torch.tensor([key == MALIGNANCY.key for key in keys])
+def _columns(keys: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Columns of logits and of z-scores."""
+    logits = [index for index, key in enumerate(keys) if key == MALIGNANCY.key]
+    return logits, [index for index in range(len(keys)) if index not in logits]
 
 
 class NoduleTask(pl.LightningModule):
@@ -89,15 +96,20 @@ class NoduleTask(pl.LightningModule):
         self._answers: list[tuple[Tensor, Tensor]] = []
 
     def training_step(self, batch: Sequence[Tensor], index: int) -> Tensor:
-        """Loss of one batch: planes [image, plane, row, column], numbers beside them, what to answer."""
+        """Loss of one batch: planes [image, plane, row, column], numbers beside them (`data.Part`), what to answer."""
         images_hu, features, wanted = batch
-        # Dropout of a step depends on (seed, epoch, step) alone, so a resumed run drops the same.
-        stream = np.random.SeedSequence((self._settings.seed, self.current_epoch, index, DROPOUT))
+        # Dropout of a step depends on (seed, epoch, step) and the process alone, so a resumed run drops the same.
+        step = (self._settings.seed, self.current_epoch, index, DROPOUT)
+        stream = np.random.SeedSequence((*step, place()) if place() else step)
         torch.manual_seed(int(stream.generate_state(1)[0]))
         images = self._intensity.apply(images_hu, self.model.image_size)
-        outputs = self.model(images, features if self.model.features else None).float()
+        if self._settings.side_head == "kernel":
+            outputs = self.model(images).float() + features
+        else:
+            outputs = self.model(images, features if self.model.features else None).float()
         loss = target_loss(outputs, wanted, self.model.targets, self._settings.loss)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(wanted))
+        whole = sum_over_processes(len(wanted), wanted.device)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=whole, sync_dist=True)
         return loss
 
     @property
@@ -121,7 +133,7 @@ class NoduleTask(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Loss and metrics over all validation nodules at once."""
-        outputs, wanted = (torch.cat(part) for part in zip(*self._answers, strict=True))
+        outputs, wanted = (rows_of_all(torch.cat(part)) for part in zip(*self._answers, strict=True))
         self._answers.clear()
         keys = self.model.targets
         self.log("val_loss", target_loss(outputs, wanted, keys, self._settings.loss))

@@ -13,13 +13,12 @@ import pandas as pd
 from jaxtyping import Float
 from matplotlib import style
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from lidc_cdam.artifacts import PREDICTIONS, SUMMARY, predicted_keys, read_predictions
-from lidc_cdam.files import read_json, replacing
+from lidc_cdam.drawing import BLUE, FIGURES, GREEN, GREY, ORANGE, PINK, SKY, STYLE, canvas, save
+from lidc_cdam.files import read_json
 from lidc_cdam.metrics.intervals import draw_weights
 from lidc_cdam.progress import track
 from lidc_cdam.runs import fold_numbers
@@ -29,24 +28,11 @@ from training.bottleneck import FILE as BOTTLENECK
 from training.fit import HISTORY
 from training.results import told_interval
 
-FOLDER = "figures"
-RESEARCH = "Research use only - not for diagnosis"
-BLUE, ORANGE, GREEN, PINK, SKY, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#555555"
 COLOURS, MARKERS = (BLUE, ORANGE, GREEN, PINK, SKY, GREY), "osD^vP"
 """Of the folds."""
 REPLICATES = 500
-DPI = 200
 GRID = 201
 """Points of the ROC band along the false positive rate."""
-STYLE: dict[str, Any] = {
-    "font.size": 9,
-    "font.family": "DejaVu Sans",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "legend.frameon": False,
-    "svg.hashsalt": "lidc-cdam",
-}
 LEGENDS = {
     "model": ("model", BLUE, "-"),
     "bottleneck": ("concept bottleneck", PINK, (0, (5, 1))),
@@ -82,30 +68,8 @@ def draw_figures(run: Path, cohort: pd.DataFrame) -> list[Path]:
         with style.context(["default", STYLE]):
             figure = plan()
             if figure is not None:
-                written += _save(figure, run / FOLDER / name)
+                written += save(figure, run / FIGURES / name)
     return written
-
-
-def _save(figure: Figure, path: Path) -> list[Path]:
-    """Write both forms without dates or versions."""
-    figure.text(0.995, 0.004, RESEARCH, ha="right", va="bottom", fontsize=6.5, color=GREY)
-    written = []
-    for ending, options in (
-        ("png", {"dpi": DPI, "metadata": {"Software": None}}),
-        ("svg", {"metadata": {"Date": None}}),
-    ):
-        target = path.with_suffix(f".{ending}")
-        with replacing(target) as temporary:
-            figure.savefig(temporary, format=ending, **options)
-        written.append(target)
-    return written
-
-
-def _canvas(rows: int, columns: int, width: float, height: float, **grid: Any) -> tuple[Figure, list[Axes]]:
-    """A figure of `width` x `height` inches with its panels in reading order; a strip below stays free."""
-    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(rect=(0, 0.03, 1, 0.97)))
-    FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(rows, columns, squeeze=False, **grid).flat)
 
 
 def roc_curve(scores: Column, labels: Column, weights: Float[np.ndarray, " nodule"] | None = None) -> Curve:
@@ -144,7 +108,7 @@ def _roc(run: Path, predictions: pd.DataFrame, cohort: pd.DataFrame, summary: Ma
     known = np.isfinite(label)
     if not scores or len(np.unique(label[known])) < 2:
         return None
-    figure, (axes,) = _canvas(1, 1, 4.6, 4.7)
+    figure, (axes,) = canvas(1, 1, 4.6, 4.7)
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8)
     for rank, (name, values) in enumerate(scores.items()):
         title, colour, line = LEGENDS[name]
@@ -205,7 +169,7 @@ def _reliability(predictions: pd.DataFrame, summary: Mapping[str, Any]) -> Figur
     bins = summary.get("calibration", {}).get(MALIGNANCY.key)
     if not bins:
         return None
-    figure, (axes, below) = _canvas(2, 1, 4.4, 5.2, sharex=True, height_ratios=(4, 1))
+    figure, (axes, below) = canvas(2, 1, 4.4, 5.2, sharex=True, height_ratios=(4, 1))
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8, label="perfectly calibrated")
     mean = np.array([each["mean"] for each in bins])
     observed = np.array(
@@ -232,7 +196,9 @@ def _histogram(axes: Axes, predictions: pd.DataFrame) -> None:
     parts = [answers[label == kind].to_numpy() for kind in (0, 1)]
     axes.hist(parts, list(edges), stacked=True, color=[SKY, ORANGE], label=["benign", "malignant"])
     axes.set(xlabel="Predicted probability of malignancy", ylabel="Nodules")
-    axes.legend(fontsize=7, ncols=2, loc="upper center")
+    # Above the bars, in a room of its own.
+    axes.set_ylim(0, 1.45 * axes.get_ylim()[1])
+    axes.legend(fontsize=7, ncols=2, loc="upper left")
 
 
 def _biomarkers(predictions: pd.DataFrame, cohort: pd.DataFrame, summary: Mapping[str, Any]) -> Figure | None:
@@ -241,7 +207,7 @@ def _biomarkers(predictions: pd.DataFrame, cohort: pd.DataFrame, summary: Mappin
         return None
     columns = min(4, len(keys))
     rows = -(-len(keys) // columns)
-    figure, panels = _canvas(rows, columns, max(2.6 * columns, 3.4), 3.15 * rows + 0.4)
+    figure, panels = canvas(rows, columns, max(2.75 * columns, 3.4), 3.15 * rows + 0.4)
     spread = cohort.loc[predictions["nodule_id"]]
     for key, axes in zip(keys, panels, strict=False):
         deviation = spread[f"{key}_sd"].fillna(0.0).to_numpy(dtype=np.float64) if f"{key}_sd" in spread else None
@@ -290,7 +256,7 @@ def _learning_curves(run: Path) -> Figure | None:
         return None
     names = {"val_auc": "AUC on validation", "val_z_mse": "z-scored MSE on validation"}
     extra = [name for name in names if all(name in history for history in histories.values())]
-    figure, panels = _canvas(1, 1 + len(extra), 3.9 * (1 + len(extra)), 3.4)
+    figure, panels = canvas(1, 1 + len(extra), 3.9 * (1 + len(extra)), 3.4)
     for fold, history in histories.items():
         colour, marker = COLOURS[fold % len(COLOURS)], MARKERS[fold % len(MARKERS)]
         best = int(history["val_loss"].to_numpy().argmin())

@@ -27,6 +27,7 @@ from training.augment import order_epoch
 from training.data import Cubes, batch_starts, read_cubes
 from training.dino import GLOBAL_CROPS, DinoTask
 from training.lightning import EpochBar, build_trainer, contained, enough_memory, quiet
+from training.run import check_splits
 
 STAGE = "pretrain"
 BACKBONE, HISTORY, CHECKPOINT = "backbone.safetensors", "history.json", "last.ckpt"
@@ -45,7 +46,7 @@ class PretrainSettings:
     """
 
     backbone: str = "tiny"
-    """Name of a vision transformer in the table of backbones."""
+    """Name of a vision transformer; docs/backbones.md lists them, and so does the error for a wrong one."""
     weights: str | None = None
     """Start from `hub` (the published weights), from a checkpoint file, or (none) from random weights."""
     image_size: int | None = None
@@ -122,7 +123,9 @@ def pretrain(
     last = history[-1]
     record.finish(nodules=len(names), patients_left_out=fold is not None, **last)
     (out / CHECKPOINT).unlink(missing_ok=True)
-    say(f"{len(names)} nodules, {len(history)} epochs: loss {last['loss']:.3f}, spread of images {last['spread']:.3f}.")
+    say(
+        f"{len(names)} nodules, epochs: {len(history)}; loss {last['loss']:.3f}, spread of images {last['spread']:.3f}."
+    )
     say(f"Start a training from it with --backbone {settings.backbone} --weights {out / BACKBONE}.")
 
 
@@ -131,10 +134,14 @@ def _nodules(data: Path, fold: int | None, splits: Path | None) -> list[str]:
     names = list(read_dataset(data).nodules)
     if fold is None:
         return names
-    folds = read_splits(splits or data / SPLITS).folds
+    place, cohort = splits or data / SPLITS, read_cohort(data)
+    divided = read_splits(place)
+    # Folds of another cohort would hide the wrong patients.
+    check_splits(place, divided, data, cohort)
+    folds = divided.folds
     if not 0 <= fold < len(folds):
         raise LidcCdamError(f"--fold must be one of 0 to {len(folds) - 1}, the folds of the splits; got {fold}.")
-    patients = read_cohort(data)["patient_id"]
+    patients = cohort["patient_id"]
     hidden = set(patients[[*folds[fold].val, *folds[fold].test]])
     kept = [name for name in names if patients[name] not in hidden]
     if not kept:

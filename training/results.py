@@ -11,11 +11,17 @@ METRICS = {"auc": "AUC (95 % interval)", "accuracy": "accuracy", "brier": "Brier
 RIVALS = {
     "ruler": "mean reader diameter with one threshold",
     "radiomics": "radiomics of the consensus mask",
+    "radiomics_kernel": "the same, kernel ridge",
     "readers_logistic": "logistic on the readers' biomarkers",
     "one_reader": "one reader against the others",
 }
 """What stands beside a model's malignancy: words by baseline of `summary.json`."""
-DIFFERENCES = {"ruler": "the ruler", "radiomics": "radiomics", "readers_logistic": "logistic on readers"}
+DIFFERENCES = {
+    "ruler": "the ruler",
+    "radiomics": "radiomics",
+    "radiomics_kernel": "radiomics by kernel ridge",
+    "readers_logistic": "logistic on readers",
+}
 
 Figure = Mapping[str, float | None]
 
@@ -72,10 +78,13 @@ def _biomarkers(summary: Mapping[str, Any]) -> list[str]:
                 *map(_value, explained),
             )
         )
-    apart = beside.get("model_minus_radiomics", {}).get(GROUP, {}).get("mean_z_mse")
+    apart = {
+        words: beside.get(f"model_minus_{name}", {}).get(GROUP, {}).get("mean_z_mse")
+        for name, words in DIFFERENCES.items()
+    }
     return [
         *_table([head, *rows]),
-        *([f"  Mean z-MSE minus that of radiomics: {told_interval(apart)}"] if apart else []),
+        *(f"  Mean z-MSE minus that of {words}: {told_interval(found)}" for words, found in apart.items() if found),
     ]
 
 

@@ -1,6 +1,6 @@
 """A run's folder: its claim, its resolved configuration, and what it reads."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from lidc_cdam.files import held, write_text
 from lidc_cdam.geometry import Grid
 from lidc_cdam.provenance import Record
 from lidc_cdam.vocabulary import MALIGNANCY
+from training.data import read_truth
 from training.settings import TrainingSettings
 
 STAGE = "crossval"
@@ -40,6 +41,8 @@ class Run:
     """Of the folder's cubes."""
     log: tuple[str, ...] = ()
     """Where else curves go: keys of `loggers.LOGGERS`."""
+    devices: int = 1
+    """Processes that train a fold together, each on a device of its own."""
 
     def claim(self, index: int) -> str:
         """Digest of what a fold's checkpoint belongs to."""
@@ -76,6 +79,16 @@ class Run:
         taken = set(patients[[*fold.val, *fold.test]])
         return replace(fold, train=(*fold.train, *(key for key in self.undecided if patients[key] not in taken)))
 
+    def check(self, index: int) -> None:
+        """Whether a fold can be trained, as far as the tables tell.
+
+        Raises:
+            LidcCdamError: as `fold`, or a nodule has no value for a target.
+        """
+        fold, targets = self.fold(index), self.settings.resolved_targets
+        read_truth(self.cohort, fold.train, targets, self.settings.indeterminate)
+        read_truth(self.cohort, (*fold.val, *fold.test), targets)
+
     def _check_classes(self, index: int, fold: Fold) -> None:
         """Both classes must be there to learn from and to choose an epoch by; a test fold may have one alone."""
         labels = self.cohort["label"]
@@ -96,6 +109,7 @@ def open_run(
     splits: Path | None,
     stage: str = STAGE,
     more: Mapping[str, Any] | None = None,
+    folds: Sequence[int] | None = None,
 ) -> Run:
     """Claim an output folder for one configuration and write its `config.yaml`.
 
@@ -106,14 +120,16 @@ def open_run(
         splits: the folds; `DATA/splits.json` by default.
         stage: name of the record.
         more: what decides the result besides the settings.
+        folds: those that will be trained, from 0; all by default. A folder is not claimed for one that cannot be.
 
     Raises:
-        LidcCdamError: an input is missing, the splits belong to another cohort, or the folder to another configuration.
+        LidcCdamError: an input is missing, the splits belong to another cohort, a fold cannot be trained, or the folder
+            belongs to another configuration.
     """
     place = splits or data / SPLITS
-    dataset, cohort, folds = read_dataset(data), read_cohort(data), read_splits(place)
-    _check_splits(place, folds, data, cohort)
-    absent = [key for fold in folds.folds for part in (fold.train, fold.val, fold.test) for key in part]
+    dataset, cohort, divided = read_dataset(data), read_cohort(data), read_splits(place)
+    check_splits(place, divided, data, cohort)
+    absent = [key for fold in divided.folds for part in (fold.train, fold.val, fold.test) for key in part]
     absent = [key for key in absent if key not in dataset.nodules]
     if absent:
         raise LidcCdamError(
@@ -122,8 +138,8 @@ def open_run(
         )
     inputs: dict[str, Path | str] = {
         "cohort": data / COHORT,
-        "splits": provenance.sha256_of([asdict(fold) for fold in folds.folds]),
-        "crops": dataset.digest([key for fold in folds.folds for key in fold.test]),
+        "splits": provenance.sha256_of([asdict(fold) for fold in divided.folds]),
+        "crops": dataset.digest([key for fold in divided.folds for key in fold.test]),
     }
     undecided = tuple(key for key in cohort.index[cohort["label"].isna()] if key in dataset.nodules)
     if settings.indeterminate:
@@ -132,12 +148,16 @@ def open_run(
         # Found or fetched before the folder is claimed, so that a machine without a network leaves no claim behind.
         hub = settings.weights == HUB
         inputs["weights"] = published_weights(settings.backbone) if hub else _weights_file(str(settings.weights))
+    record = Record(out, stage, finished=False)
+    run = Run(data, out, settings, cohort, divided, undecided, inputs, record, dataset.grid)
+    for index in range(len(divided.folds)) if folds is None else folds:
+        run.check(index)
     record = provenance.begin(out, stage, {**settings.as_dict(), **(more or {})}, inputs)
     config = {"data": str(data.resolve()), "splits": str(place.resolve()), **settings.as_dict()}
     if not (out / CONFIG).exists():
         with held(out, name=".claim", wait=True):
             write_text(out / CONFIG, yaml.safe_dump(config, sort_keys=False))
-    return Run(data, out, settings, cohort, folds, undecided, inputs, record, dataset.grid)
+    return replace(run, record=record)
 
 
 def _weights_file(name: str) -> Path:
@@ -149,7 +169,12 @@ def _weights_file(name: str) -> Path:
     return path
 
 
-def _check_splits(place: Path, splits: Splits, data: Path, cohort: pd.DataFrame) -> None:
+def check_splits(place: Path, splits: Splits, data: Path, cohort: pd.DataFrame) -> None:
+    """Refuse folds that divide another cohort than the folder's.
+
+    Raises:
+        LidcCdamError: they do.
+    """
     unknown = [key for fold in splits.folds for key in fold.test if key not in cohort.index]
     if unknown or splits.cohort_sha256 != provenance.sha256(data / COHORT):
         raise LidcCdamError(

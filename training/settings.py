@@ -41,7 +41,7 @@ class TrainingSettings:
     targets: str | list[str] = "malignancy"
     """What to predict: malignancy, biomarkers (all eight), joint (all nine), or keys such as margin,diameter."""
     backbone: str = "tiny"
-    """Name of a vision transformer in the table of backbones."""
+    """Name of a vision transformer; docs/backbones.md lists them, and so does the error for a wrong one."""
     weights: str | None = None
     """Start from `hub` (the published weights), from a checkpoint file, or (none) from random weights."""
     image_size: int | None = None
@@ -67,6 +67,9 @@ class TrainingSettings:
     radiomics: bool = False
     """Whether a second head adds what the radiomics of the readers' consensus say; maps then explain the image's part
     alone, and every result must say so."""
+    side_head: Literal["mlp", "kernel"] = "mlp"
+    """What reads radiomics: mlp, a small network that learns along with the image's part; kernel, kernel ridge
+    regression, fitted beforehand, so that the image's part learns what radiomics leave to say."""
     flips: bool = False
     """Whether training also mirrors images at random (the paper only turns them)."""
     shift: int = 0
@@ -100,6 +103,9 @@ class TrainingSettings:
     """Loss of the z-scored biomarkers; malignancy always has binary cross-entropy on logits."""
     patience: int | None = None
     """Stop after this many epochs without a better validation loss; none trains all epochs."""
+    permute_labels: bool = False
+    """Whether the nodules' values are dealt out anew at random before training and validation: a control whose maps
+    mean nothing, for `evaluate --randomised-run`."""
     seed: int = 0
     """Seed of the initial weights, the draws, the order and the dropout."""
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
@@ -128,6 +134,8 @@ class TrainingSettings:
             raise LidcCdamError(f"--layer-decay must be above 0 and at most 1; got {self.layer_decay}.")
         if self.indeterminate and self.targets == [MALIGNANCY.key]:
             raise LidcCdamError("--indeterminate needs a biomarker among --targets; got malignancy alone.")
+        if self.side_head == "kernel" and not self.radiomics:
+            raise LidcCdamError("--side-head kernel needs radiomics to read; add --radiomics true.")
         for name in ("max_lr", "clip_gradient"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -154,8 +162,14 @@ class TrainingSettings:
         return Variation(self.flips, self.shift, self.grey_jitter)
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings as plain values, targets resolved to their keys."""
-        return asdict(self)
+        """The settings as plain values, targets resolved to their keys.
+
+        `permute_labels` is named only where it is on, so that runs from before it was there go on.
+        """
+        settings = asdict(self)
+        if not self.permute_labels:
+            del settings["permute_labels"]
+        return settings
 
 
 def _flag(name: str) -> str:

@@ -11,6 +11,7 @@ import optuna
 import pandas as pd
 import yaml
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 
 from lidc_cdam.artifacts import write_table
@@ -19,6 +20,7 @@ from training.run import Run
 
 REASON = "reason"
 """Attribute of a failed trial: the error's sentence."""
+KILLED = "its process was ended; a later trial went on with its settings"
 LOSSES = "losses.json"
 """A confirmed trial's validation losses, one per fold."""
 TRIALS, BEST, HISTORY, IMPORTANCE = "trials.csv", "best.yaml", "history.png", "importance.png"
@@ -54,8 +56,12 @@ def _mean_loss(folder: Path) -> float:
 
 def _row(trial: FrozenTrial, mean: float) -> dict[str, Any]:
     loss = trial.value if trial.state == TrialState.COMPLETE else float("nan")
+    if trial.state == TrialState.FAIL:
+        # A later trial with the same settings, and so in the same folder, went on.
+        mean = float("nan")
     told = {"trial": trial.number, "state": trial.state.name.lower(), "val_loss_fold_0": loss, "mean_val_loss": mean}
-    return {**told, "reason": trial.user_attrs.get(REASON, ""), **trial.params}
+    reason = trial.user_attrs.get(REASON, KILLED if trial.state == TrialState.FAIL else "")
+    return {**told, "reason": reason, **trial.params}
 
 
 def _write_best(run: Run, best: FrozenTrial, mean: float) -> None:
@@ -73,16 +79,16 @@ def _draw_history(path: Path, ended: Sequence[FrozenTrial], trials: Sequence[Fro
     axes = figure.subplots()
     numbers, losses = [trial.number for trial in ended], [float(trial.value or 0) for trial in ended]
     axes.plot(numbers, losses, "o", color="#0072b2", label="trial")
-    axes.step(numbers, np.minimum.accumulate(losses), where="post", color="#d55e00", label="best so far")
+    last = max(trial.number for trial in trials)
+    best = [*np.minimum.accumulate(losses), min(losses)]
+    axes.step([*numbers, last], best, where="post", color="#d55e00", label="best so far")
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED and trial.intermediate_values]
-    axes.plot(
-        [trial.number for trial in pruned],
-        [min(trial.intermediate_values.values()) for trial in pruned],
-        "x",
-        color="#767676",
-        label="given up early",
-    )
-    axes.set(xlabel="trial", ylabel="validation loss, fold 0")
+    if pruned:
+        lowest = [min(trial.intermediate_values.values()) for trial in pruned]
+        axes.plot([trial.number for trial in pruned], lowest, "x", color="#767676", label="given up early")
+    axes.set(xlabel="Trial", ylabel="Validation loss, fold 0")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     _save(figure, path)
 
@@ -92,7 +98,8 @@ def _draw_importance(path: Path, shares: Mapping[str, float]) -> None:
     axes = figure.subplots()
     names = sorted(shares, key=lambda name: shares[name])
     axes.barh(names, [shares[name] for name in names], color="#0072b2")
-    axes.set(xlabel="share of the variance of the validation loss (fANOVA)", xlim=(0, 1))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set(xlabel="Share of the variance of the validation loss (fANOVA)", xlim=(0, 1))
     _save(figure, path)
 
 

@@ -9,8 +9,7 @@ Each is computed in closed form (`closed_form`) where that holds, and with gradi
 (`by_autograd`); `method_used` says which.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,7 +21,7 @@ from torch import Tensor
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.explain.by_autograd import ByAutograd
 from lidc_cdam.explain.closed_form import ClosedForm, why_not
-from lidc_cdam.explain.inputs import check_images, check_size, evaluation_mode, in_chunks, token_grid
+from lidc_cdam.explain.inputs import check_images, check_size, in_chunks, token_grid, undisturbed
 from lidc_cdam.explain.last_block import Entry, LastBlock
 from lidc_cdam.explain.noise import Noise, check_copies
 from lidc_cdam.explain.registry import ScoreMaps, register
@@ -183,7 +182,7 @@ def obstacle(model: NoduleModel) -> str | None:
     cut = LastBlock(model)
     weight = next(model.parameters())
     image = torch.randn(1, model.channels, *model.image_size, generator=torch.Generator().manual_seed(0))
-    with _undisturbed(model):
+    with undisturbed(model):
         entry = cut.enter(image.to(weight))
         reason = why_not(cut, entry)
         if reason is not None:
@@ -204,7 +203,7 @@ def _maps(
     check_images(model, images)
     weight = next(model.parameters())
     parts = []
-    with _undisturbed(model):
+    with undisturbed(model):
         for chunk in in_chunks(images, batch_size):
             entry = cut.enter(chunk.to(weight))
             with torch.autocast(weight.device.type, enabled=False):
@@ -218,10 +217,3 @@ def _form(cut: LastBlock, entry: Entry, request: Request, perturb: str) -> Form:
     if perturb == MOVED[0] and why_not(cut, entry) is None:
         return ClosedForm(cut, entry, read, len(request.readouts))
     return ByAutograd(cut, entry, read, block_input=perturb != MOVED[0])
-
-
-@contextmanager
-def _undisturbed(model: NoduleModel) -> Iterator[None]:
-    """Evaluation mode and no gradients but those asked for, whatever the caller has switched on or off."""
-    with evaluation_mode(model), torch.inference_mode(False), torch.no_grad():
-        yield

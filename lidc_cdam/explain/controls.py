@@ -34,7 +34,7 @@ def random(
     indices = check_request(model, images, targets)
     keys = [model.targets[index] for index in indices]
     grid = token_grid(model, images)
-    maps = [[_uniform(f"{seed}/{key}/{_digest(image)}", grid) for key in keys] for image in images]
+    maps = [[_uniform(f"{seed}/{key}/{image_digest(image)}", grid) for key in keys] for image in images]
     return torch.from_numpy(np.array(maps)).to(images)
 
 
@@ -66,10 +66,15 @@ def centre(
     return torch.from_numpy(gaussian).to(images).expand(len(images), len(indices), -1, -1).clone()
 
 
-def _digest(image: Tensor) -> str:
+def image_digest(image: Float[Tensor, "channel height width"]) -> str:
+    """SHA-256 of an image's values in single precision."""
     return hashlib.sha256(image.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
+def seed_of(key: str) -> int:
+    """A seed that differs from key to key and is the same on every machine."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")
+
+
 def _uniform(key: str, shape: tuple[int, int]) -> Float[np.ndarray, "row column"]:
-    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")
-    return np.random.default_rng(seed).uniform(-1, 1, shape)
+    return np.random.default_rng(seed_of(key)).uniform(-1, 1, shape)

@@ -63,6 +63,39 @@ def token_grid(
     return int(rows), int(columns)
 
 
+def check_gradients(model: NoduleModel) -> None:
+    """Check that gradients can be taken through a model.
+
+    Raises:
+        LidcCdamError: its parameters were made in inference mode.
+    """
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise LidcCdamError(
+            "A model to explain must allow gradients, but this one was made inside `torch.inference_mode`; "
+            "make or load it outside."
+        )
+
+
+def check_finite(outputs: Float[Tensor, "image output"]) -> None:
+    """Check that a model gives numbers.
+
+    Raises:
+        LidcCdamError: NaN or infinity.
+    """
+    if not torch.isfinite(outputs).all():
+        raise LidcCdamError(
+            f"A model to explain must give finite outputs, but this one gives NaN or infinity: its weights hold "
+            f"such numbers, or {outputs.dtype} is too narrow for it; train it again, or explain it in float32."
+        )
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients but those asked for, whatever the caller has switched on or off."""
+    with evaluation_mode(model), torch.inference_mode(False), torch.no_grad():
+        yield
+
+
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Every module in evaluation mode inside the block, each back in its own mode after it, whatever happens."""

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lidc_cdam.errors import LidcCdamError
-from lidc_cdam.explain.inputs import not_a_vit
+from lidc_cdam.explain.inputs import check_finite, check_gradients, not_a_vit
 from lidc_cdam.model import NoduleModel
 
 Tokens = Float[Tensor, "image token channel"]
@@ -62,11 +62,7 @@ class LastBlock:
         missing = [name for name, part in present.items() if part is None]
         if missing:
             raise not_a_vit(model, missing)
-        if any(parameter.is_inference() for parameter in model.parameters()):
-            raise LidcCdamError(
-                "A model to explain must allow gradients, but this one was made inside `torch.inference_mode`; "
-                "make or load it outside."
-            )
+        check_gradients(model)
         self.model = model
         self.block = block
         self.attention: Any = block.attn
@@ -105,11 +101,7 @@ class LastBlock:
             outputs = self.model(images)
         if caught.get("entered") is None or caught["entered"] is not caught.get("tokens"):
             raise self._another_structure()
-        if not torch.isfinite(outputs).all():
-            raise LidcCdamError(
-                f"A model to explain must give finite outputs, but this one gives NaN or infinity: its weights hold "
-                f"such numbers, or {outputs.dtype} is too narrow for it; train it again, or explain it in float32."
-            )
+        check_finite(outputs)
         # Under autocast the layers work in another precision than the parameters, in which the rest is computed.
         dtype = next((parameter.dtype for parameter in self.block.parameters()), outputs.dtype)
         tokens, residual = caught["tokens"].to(dtype), caught["residual"].to(dtype)
@@ -172,12 +164,20 @@ class LastBlock:
 
     def reads_class_token_alone(self) -> bool:
         """Whether the latent depends on the final [CLS] token only: the others may be anything, even NaN."""
+        return self._reads_alone(1)
+
+    def reads_class_tokens(self) -> bool:
+        """Whether row 0 is [CLS] and the latent depends on no patch, but on [CLS] and perhaps others before them."""
+        return getattr(self.model.backbone, "cls_token", None) is not None and self._reads_alone(self.prefix)
+
+    def _reads_alone(self, rows: int) -> bool:
+        """Whether the latent depends on the first final tokens only."""
         weight = next(self.model.parameters())
         tokens = torch.full((1, self.prefix + 2, self.model.backbone.num_features), torch.nan).to(weight)
-        tokens[:, 0] = torch.linspace(-1, 1, tokens.shape[2]).to(weight)
+        tokens[:, :rows] = torch.linspace(-1, 1, tokens.shape[2]).to(weight)
         try:
             with torch.no_grad():
-                alone, among = self._pooled(tokens[:, :1]), self._pooled(tokens)
+                alone, among = self._pooled(tokens[:, :rows]), self._pooled(tokens)
         except (IndexError, RuntimeError):  # the pooling looks for tokens that are not there
             return False
         return self.prefix > 0 and alone.shape == among.shape and bool(torch.isfinite(among).all())

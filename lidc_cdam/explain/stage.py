@@ -72,7 +72,8 @@ def explain_run(
 
     Args:
         run: Folder of a finished run (`crossval`).
-        method: Estimator, such as cdam, smooth_cdam, integrated_cdam, random or centre.
+        method: Estimator: cdam, smooth_cdam, integrated_cdam, attention, rollout, input_gradient, smoothgrad,
+            integrated_gradients, gradcam, relevance_propagation, partial_lrp, legrad, libragrad, random or centre.
         data: Folder of other crops; every model of the run explains all of its nodules. Needs --out.
         out: Where to write; the run's own folder by default.
         folds: Folds to explain; all by default.

@@ -268,8 +268,9 @@ def _explain(
 ) -> Float32[Tensor, "image target row column"]:
     device = next(model.parameters()).device
     options = dict(task.options)
-    if "batch_size" in EXPLAINERS[task.method].options:
-        options.setdefault("batch_size", task.batch_size)
+    defaults = {"batch_size": task.batch_size, "baseline": statistics.intensity.black}
+    for name in set(defaults) & set(EXPLAINERS[task.method].options):
+        options.setdefault(name, defaults[name])
     parts = []
     for chunk in in_chunks(images_hu, task.batch_size):
         images = statistics.intensity.apply(chunk.to(device), model.image_size)

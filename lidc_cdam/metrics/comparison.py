@@ -7,37 +7,72 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from lidc_cdam.metrics.intervals import LEVEL, REPLICATES, Interval, column_means, draw_weights
+from lidc_cdam.metrics.differences import paired_differences
+from lidc_cdam.metrics.intervals import LEVEL, REPLICATES, Interval, Weights, column_means, draw_weights
 
 CONTROL = "random"
 """The method that the others are compared with, nodule by nodule."""
 ALL = "all"
 """Name, beside the targets, of a nodule's mean over its targets."""
-SHOWN: dict[str, tuple[str, str]] = {
+TITLES: dict[str, tuple[str, str]] = {
     "relevance_mass": ("relevance mass", ".3f"),
     "relevance_rank": ("relevance rank", ".3f"),
     "pointing_game": ("pointing game", ".3f"),
-    "relevance_mass_chance": ("chance of the three", ".3f"),
+    "auprc": ("AUPRC", ".3f"),
+    "auprc_chance": ("chance of AUPRC", ".3f"),
+    "relevance_mass_chance": ("chance of mass, rank, pointing", ".3f"),
+    "relevance_mass_soft": ("soft mass", ".3f"),
+    "relevance_mass_soft_chance": ("chance of soft mass", ".3f"),
+    "relevance_rank_soft": ("soft rank", ".3f"),
+    "relevance_rank_soft_chance": ("chance of soft rank", ".3f"),
+    "compactness": ("compactness", ".3f"),
     "fidelity": ("fidelity", ".2f"),
+    "fidelity_delta": ("fidelity Delta", ".2f"),
+    "box": ("box sensitivity", ".2f"),
+    "box_delta": ("box Delta", ".2f"),
+    "randomised_head": ("random head", ".3f"),
+    "randomised_embedding": ("all random", ".3f"),
+    "repeated_fold": ("other folds", ".3f"),
+    "repeated_run": ("other run", ".3f"),
+    "label_randomised": ("random labels", ".3f"),
+    "completeness_gap": ("completeness gap", ".4f"),
 }
-"""Metrics of the printed table: title and number format."""
+"""Metrics of the method x metric table: title and number format."""
+PRINTED = (
+    "relevance_mass",
+    "relevance_rank",
+    "pointing_game",
+    "relevance_mass_chance",
+    "fidelity",
+    "fidelity_delta",
+    "box",
+    "box_delta",
+)
+"""Those of the table in the terminal."""
+CHANCES = tuple(metric for metric in TITLES if metric.endswith("_chance"))
+BY_DIAMETER = tuple(metric for metric in TITLES if metric.startswith(("relevance", "pointing", "auprc")))
+TERTILES = ("small", "middle", "large")
 
 Column = tuple[str, str, str]
 """Method, target, metric."""
 
 
-def compare(table: pd.DataFrame, replicates: int = REPLICATES, seed: int = 0) -> dict[str, Any]:
-    """Means and paired differences to `random`, with intervals over patients.
+def compare(
+    table: pd.DataFrame, replicates: int = REPLICATES, seed: int = 0, diameters: pd.Series | None = None
+) -> dict[str, Any]:
+    """Means and paired differences, with intervals over patients.
 
     Args:
         table: rows of `explainers.csv`; a value that is not defined is NaN.
         replicates: bootstrap replicates.
         seed: seed of the bootstrap.
+        diameters: mean diameter of each nodule by the readers, mm, for the split by tertile.
 
     Returns:
         `methods` {method: {target: {metric: interval}}}; each with `nodules`, how many the mean is of, and
         `undefined`, how many had no answer. `minus_random` likewise, for nodules with both. The target `all` is the
-        mean over a nodule's targets.
+        mean over a nodule's targets. `differences` of all pairs of methods, of `all`, with p-values
+        (`differences.paired_differences`), and with `diameters` the localisation of `all` `by_diameter`.
     """
     rows = _with_means(table)
     wide = _wide(rows)
@@ -59,6 +94,11 @@ def compare(table: pd.DataFrame, replicates: int = REPLICATES, seed: int = 0) ->
         controls = [columns.index((CONTROL, target, metric)) for _, target, metric in paired]
         apart = values[:, [columns.index(column) for column in paired]] - values[:, controls]
         found["minus_random"] = _nested(paired, apart, column_means(apart, weights))
+    over = cast(pd.DataFrame, wide.xs(ALL, axis=1, level="target"))
+    compared = [metric in TITLES and metric not in CHANCES for metric in over.columns.get_level_values("metric")]
+    found["differences"] = paired_differences(over.loc[:, compared], weights)
+    if diameters is not None:
+        found["by_diameter"] = _by_diameter(over, diameters, weights)
     return found
 
 
@@ -66,10 +106,10 @@ def lines_of(comparison: dict[str, Any]) -> list[str]:
     """The comparison as a small text table: means over targets, methods as rows."""
     rows = {method: targets[ALL] for method, targets in comparison["methods"].items()}
     rows |= {f"{method} - {CONTROL}": targets[ALL] for method, targets in comparison.get("minus_random", {}).items()}
-    shown = [metric for metric in SHOWN if any(metric in row for row in rows.values())]
-    cells = [["mean over targets", *(SHOWN[metric][0] for metric in shown)]]
+    shown = [metric for metric in PRINTED if any(metric in row for row in rows.values())]
+    cells = [["mean over targets", *(TITLES[metric][0] for metric in shown)]]
     for name, row in rows.items():
-        cells.append([name, *(_cell(row.get(metric), SHOWN[metric][1]) for metric in shown)])
+        cells.append([name, *(cell(row.get(metric), TITLES[metric][1]) for metric in shown)])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
 
@@ -89,6 +129,25 @@ def _wide(rows: pd.DataFrame) -> pd.DataFrame:
     return wide
 
 
+def _by_diameter(over: pd.DataFrame, diameters: pd.Series, weights: Weights) -> dict[str, Any]:
+    """Localisation of small, middle and large nodules."""
+    sizes = diameters.reindex(over.index.get_level_values("nodule_id")).to_numpy(dtype=np.float64)
+    bounds = np.nanquantile(sizes, (1 / 3, 2 / 3)) if len(sizes) else np.array([np.nan, np.nan])
+    kept = [metric in BY_DIAMETER for metric in over.columns.get_level_values("metric")]
+    values = over.loc[:, kept]
+    pairs = cast(list[tuple[str, str]], list(values.columns))
+    columns = [(method, tertile, metric) for tertile in TERTILES for method, metric in pairs]
+    parts = [
+        np.where((np.searchsorted(bounds, sizes) == number)[:, None], values.to_numpy(dtype=np.float64), np.nan)
+        for number in range(len(TERTILES))
+    ]
+    split = np.concatenate(parts, axis=1)
+    return {
+        "bounds_mm": [float(bound) for bound in bounds],
+        "methods": _nested(columns, split, column_means(split, weights)),
+    }
+
+
 def _nested(
     columns: list[Column], values: Float[np.ndarray, "nodule column"], intervals: list[Interval]
 ) -> dict[str, Any]:
@@ -100,7 +159,8 @@ def _nested(
     return nested
 
 
-def _cell(entry: dict[str, Any] | None, form: str) -> str:
+def cell(entry: dict[str, Any] | None, form: str) -> str:
+    """A figure with its interval, as text."""
     if entry is None or entry["value"] is None:
         return "-"
     ends = [entry[name] for name in ("low", "high")]

@@ -6,6 +6,7 @@ products instead of a loop (Efron & Tibshirani 1993, chapters 8 and 13: percenti
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -138,3 +139,20 @@ def percentiles(value: float, drawn: Float[np.ndarray, " replicate"], level: flo
     tail = (1 - level) / 2
     low, high = np.quantile(defined, (tail, 1 - tail))
     return Interval(value, float(low), float(high), skipped)
+
+
+def proportion(hits: int, trials: int, level: float = LEVEL) -> Interval:
+    """A share of independent trials with Wilson's score interval, which holds its level also near 0 and 1.
+
+    Args:
+        hits: trials that went well.
+        trials: all of them.
+        level: coverage of the interval, above 0 and below 1.
+    """
+    if not trials:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share, spread = hits / trials, z * z / trials
+    middle = (share + spread / 2) / (1 + spread)
+    half = (spread * (share * (1 - share) + spread / 4)) ** 0.5 / (1 + spread)
+    return Interval(share, max(middle - half, 0.0), min(middle + half, 1.0))

@@ -1,13 +1,13 @@
-"""Where a map's relevance lies, against a mask: relevance mass and rank accuracy (CLEVR-XAI), and the pointing game.
+"""Where a map's relevance lies: relevance mass and rank accuracy (CLEVR-XAI), the pointing game, average precision.
 
 Arras, Osman & Samek 2022 (mass, rank), Zhang et al. 2018 (pointing). All functions take maps and masks [..., row,
 column] on one grid, as NumPy arrays or Torch tensors, and give one figure per map, of the same kind, in double
-precision.
+precision. `soft_mass` and `soft_rank` take what share of the readers marked a pixel in place of a mask.
 
 A signed map is asked for one part of its relevance at a time: `positive` (what raises the output), `negative` (what
 lowers it) or `absolute`. A map without any relevance of that part, or an empty mask, has no answer: NaN, which is left
-out of means and counted, and is not a zero. The chance level of all three, what a random map reaches on average, is
-the mask's share of the image (`chance`).
+out of means and counted, and is not a zero. The chance level of mass, rank and pointing, what a random map reaches on
+average, is the mask's share of the image (`chance`); that of average precision is `chance_precision`.
 
 Tied scores, such as the pixels of one token, stand for every order of themselves: a figure is its mean over those
 orders, so no direction of reading the image is favoured.
@@ -55,13 +55,8 @@ def relevance_rank(scores: Array, mask: Array, part: Part = "positive") -> Array
         0 to 1 per map; NaN without relevance of that part or with an empty mask.
     """
     values, inside = _flat(scores, mask)
-    ranked = _part(values, part)
     size = inside.sum(-1, keepdim=True)
-    # The K-th highest score; what lies above it is in, what equals it shares the places that are left.
-    last = ranked.sort(-1, descending=True).values.gather(-1, (size.long() - 1).clamp(min=0))
-    above, equal = (ranked > last).double(), (ranked == last).double()
-    places = (size - above.sum(-1, keepdim=True)) / equal.sum(-1, keepdim=True)
-    hits = ((above + places * equal) * inside).sum(-1)
+    hits = (_highest(_part(values, part), size) * inside).sum(-1)
     return _as_given(_known(hits / size.squeeze(-1).clamp(min=1), values, inside, part), scores)
 
 
@@ -83,14 +78,107 @@ def pointing_game(scores: Array, mask: Array, part: Part = "positive") -> Array:
     return _as_given(_known((highest * inside).sum(-1) / highest.sum(-1), values, inside, part), scores)
 
 
+def average_precision(scores: Array, mask: Array, part: Part = "positive") -> Array:
+    """Area under the precision-recall curve (AUPRC) of finding the mask's pixels by their score, as a step function.
+
+    Pixels of equal score are found together.
+
+    Args:
+        scores: signed maps [..., row, column].
+        mask: true inside, [..., row, column]; leading axes broadcast against those of `scores`.
+        part: which relevance is ranked.
+
+    Returns:
+        0 to 1 per map; NaN without relevance of that part or with an empty mask.
+    """
+    values, inside = _flat(scores, mask)
+    ranked, order = _part(values, part).sort(-1, descending=True)
+    found = inside.gather(-1, order)
+    place = torch.arange(1, found.shape[-1] + 1, device=found.device).expand(found.shape)
+    ends = torch.cat([ranked[..., 1:] != ranked[..., :-1], torch.ones_like(found[..., :1], dtype=torch.bool)], -1)
+    # The last place of each pixel's group of equal scores, looked up from behind.
+    last = torch.where(ends, place, found.shape[-1]).flip(-1).cummin(-1).values.flip(-1)
+    precision = found.cumsum(-1).gather(-1, last - 1) / last
+    figures = (found * precision).sum(-1) / found.sum(-1).clamp(min=1)
+    return _as_given(_known(figures, values, inside, part), scores)
+
+
+def soft_mass(scores: Array, fractions: Array, part: Part = "positive") -> Array:
+    """Share of the relevance, each pixel's counted by the share of the readers that marked it.
+
+    Args:
+        scores: signed maps [..., row, column].
+        fractions: 0 to 1, [..., row, column]; leading axes broadcast against those of `scores`.
+        part: which relevance counts.
+
+    Returns:
+        0 to 1 per map, 1 only where all readers agree; its chance level is the mean of `fractions`. NaN without
+        relevance of that part or where no reader marked anything.
+    """
+    values, inside = _flat(scores, fractions, soft=True)
+    relevance = _part(values, part).clamp(min=0)
+    total = relevance.sum(-1)
+    share = (relevance * inside).sum(-1) / torch.where(total > 0, total, torch.nan)
+    return _as_given(_known(share, values, inside, part), scores)
+
+
+def soft_rank(scores: Array, fractions: Array, part: Part = "positive") -> Array:
+    """Readers' marks under the K highest scores as a share of all marks, K the pixels that any reader marked.
+
+    Args:
+        scores: signed maps [..., row, column].
+        fractions: share of the readers that marked a pixel, 0 to 1; leading axes broadcast against those of `scores`.
+        part: which relevance is ranked.
+
+    Returns:
+        0 to 1 per map; its chance level is K's share of the image. NaN without relevance of that part or where no
+        reader marked anything.
+    """
+    values, inside = _flat(scores, fractions, soft=True)
+    taken = _highest(_part(values, part), (inside > 0).double().sum(-1, keepdim=True))
+    gathered = (taken * inside).sum(-1) / inside.sum(-1).clamp(min=1e-12)
+    return _as_given(_known(gathered, values, inside, part), scores)
+
+
 def chance(mask: Array) -> Array:
-    """What a random map reaches on average in each of the three: the mask's share of the image; NaN if it is empty."""
+    """What a random map reaches on average in mass, rank and pointing: the mask's share of the image; NaN if empty."""
     inside = _tensor(mask).bool().double().flatten(-2)
     share = inside.mean(-1)
     return _as_given(torch.where(share > 0, share, torch.nan), mask)
 
 
-def _flat(scores: Array, mask: Array) -> tuple[Tensor, Tensor]:
+def chance_precision(cells: Tensor, known: Tensor) -> Tensor:
+    """Average precision that a random order of a map's cells reaches on average, exactly.
+
+    With n cells of equal size, of which the mask covers the shares p_j, S = sum p_j, Q = sum p_j^2 and H_n the n-th
+    harmonic number,
+
+        E = 1/S [ H_n Q / n + (n - H_n) (S^2 - Q) / (n (n - 1)) ]
+
+    which is above the mask's share of the image, the more so the fewer cells there are.
+
+    Args:
+        cells: the mask's share of each cell of the map's own grid, 0 to 1, [..., row, column].
+        known: whether a cell counts, [..., row, column].
+
+    Returns:
+        One figure per mask; NaN if it is empty.
+    """
+    shares, counted = (cells * known).double().flatten(-2), known.double().flatten(-2)
+    n, total, squares = counted.sum(-1), shares.sum(-1), (shares**2).sum(-1)
+    harmonic = torch.digamma(n + 1) - torch.digamma(torch.ones_like(n))
+    pairs = (n - harmonic) * (total**2 - squares) / (n * (n - 1)).clamp(min=1)
+    return (harmonic * squares / n.clamp(min=1) + pairs) / torch.where(total > 0, total, torch.nan)
+
+
+def _highest(ranked: Tensor, size: Tensor) -> Tensor:
+    """1 for the `size` highest scores, 0 for the others; equal ones at the edge share the places that are left."""
+    last = ranked.sort(-1, descending=True).values.gather(-1, (size.long() - 1).clamp(min=0))
+    above, equal = (ranked > last).double(), (ranked == last).double()
+    return above + (size - above.sum(-1, keepdim=True)) / equal.sum(-1, keepdim=True) * equal
+
+
+def _flat(scores: Array, mask: Array, soft: bool = False) -> tuple[Tensor, Tensor]:
     """Scores and mask as double tensors [..., pixel]."""
     values, inside = _tensor(scores), _tensor(mask)
     if values.shape[-2:] != inside.shape[-2:]:
@@ -98,7 +186,7 @@ def _flat(scores: Array, mask: Array) -> tuple[Tensor, Tensor]:
             f"a map and its mask must share one grid, got {tuple(values.shape[-2:])} and {tuple(inside.shape[-2:])}"
         )
     shape = np.broadcast_shapes(values.shape, inside.shape)
-    marked = inside.to(values.device).bool().double()
+    marked = inside.to(values.device).double() if soft else inside.to(values.device).bool().double()
     return values.double().expand(shape).flatten(-2), marked.expand(shape).flatten(-2)
 
 

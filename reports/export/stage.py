@@ -85,17 +85,16 @@ def _reports(subject: Subject, item: Item) -> list[Path]:
 
 
 def _maps(subject: Subject, item: Item) -> list[Path]:
-    source, limits = _source(subject, item), subject.run.limits
-    found = subject.maps()
-    if not found or subject.case.fold not in limits:
+    source, limits = _source(subject, item), subject.run.limits.get(subject.case.fold, {})
+    found = {target: layer for target, layer in subject.maps().items() if target in limits}
+    if not found:
         raise LidcCdamError(
             f"{subject.nodule_id} has no {subject.run.method} maps to export as pmap; run `lidc-cdam explain --run RUN "
             f"--method {subject.run.method}` first."
         )
-    of_targets = limits[subject.case.fold]
     return [
         _save(
-            parametric_map(subject, target, layer, source, item.extent, of_targets[target]),
+            parametric_map(subject, target, layer, source, item.extent, limits[target]),
             item.folder / f"pmap_{subject.run.method}_{target}.dcm",
         )
         for target, layer in found.items()

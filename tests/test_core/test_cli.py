@@ -174,3 +174,41 @@ def test_a_bare_switch_is_true_and_a_value_still_counts(monkeypatch):
     for words in usages:
         assert main(["step", *words]) == 0
     assert called == [("out", True), ("d", True), ("d", True), ("out", False)]
+
+
+@pytest.mark.parametrize(("name", "form"), [(name, form) for name, row in COMMANDS.items() for form in row.forms])
+def test_every_form_of_a_command_has_help(capsys, name, form):
+    assert main([name, f"--{form}", "x", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: lidc-cdam {name}")
+    assert f"--{form}" in shown
+    assert f"`lidc-cdam {name} --help`" in " ".join(shown.split())
+
+
+def test_an_option_chooses_a_form_in_words_or_in_a_file(capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(COMMANDS, "step", Command("step:step", "Do a step", forms={"switch_on": "step:turn"}))
+    config = tmp_path / "step.yaml"
+    config.write_text("switch_on: true\n")
+    for words in (["--switch-on"], ["--switch_on=true"], ["--config", str(config)], [f"--config={config}"]):
+        assert main(["step", *words]) == 1
+        assert "True 0" in capsys.readouterr().err
+    assert main(["step", "--count", "0"]) == 0
+    assert main(["step", "--switch-on", "--out", "a"]) == 2
+    assert "lidc-cdam step --switch-on: unrecognized arguments: --out a; see" in capsys.readouterr().err
+
+
+def test_a_list_that_is_given_again_grows(capsys, monkeypatch):
+    called = []
+
+    def listed(words: list[str] | None = None, numbers: tuple[int, ...] = ()) -> None:
+        """Say what arrived.
+
+        Args:
+            words: some.
+            numbers: some.
+        """
+        called.append((words, numbers))
+
+    monkeypatch.setattr(sys.modules[__name__], "step", listed)
+    assert main(["step", "--words", "a=b >= 4", "--words", "c,d", "--numbers", "1,2"]) == 0
+    assert called == [(["a=b >= 4", "c", "d"], (1, 2))]

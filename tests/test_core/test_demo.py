@@ -15,7 +15,7 @@ from lidc_cdam.provenance import sha256
 from lidc_cdam.quality import SYNTHETIC
 
 CHAIN = (
-    ["phantom", "cohort", "extract", "extract", "split"]
+    ["phantom", "cohort", "extract", "extract", "causes", "split"]
     + 2 * ["crossval", "explain", "explain", "evaluate"]
     + ["report"]
 )

@@ -39,3 +39,7 @@ def test_results_say_what_models_are_shown():
     words = " ".join(shown_words({"mask_channel": True, "radiomics": True}))
     assert "only nodules that someone has outlined" in words
     assert "image's part of the output alone" in words
+    assert "radiomics say already" not in words
+    fitted = shown_words({"mask_channel": True, "radiomics": True, "side_head": "kernel"})
+    assert fitted[:-1] == shown_words({"mask_channel": True, "radiomics": True})
+    assert "maps show nothing that radiomics say already" in fitted[-1]

@@ -1,13 +1,16 @@
 from collections import OrderedDict
+from functools import partial
 
 import pytest
 import torch
 
 from lidc_cdam.errors import LidcCdamError
-from lidc_cdam.explain import EXPLAINERS, explain
+from lidc_cdam.explain import EXPLAINERS, Concept, Contrast, explain
 from lidc_cdam.explain.registry import check_request, register, sum_over_patches
 
-QUICK = {"smooth_cdam": {"n": 2}, "integrated_cdam": {"n": 2}}
+QUICK = {name: {"n": 2} for name in ("smooth_cdam", "integrated_cdam", "smoothgrad", "integrated_gradients")}
+CLASS_ROW = ("attention", "rollout", "relevance_propagation", "partial_lrp")
+"""Estimators that read the attention of [CLS]."""
 
 
 def state_of(model):
@@ -56,29 +59,45 @@ def test_a_bad_target_leaves_the_model_as_it_was(model, make_images, method):
 @pytest.mark.parametrize("place", ["blocks.1.mlp", "blocks.0", "norm"])
 def test_a_module_that_raises_leaves_the_model_as_it_was(model, make_images, method, place):
     calls = []
+    explain_quickly = partial(explain, model, make_images(model), method=method, **QUICK.get(method, {}))
+    module = model.backbone.get_submodule(place)
+    counter = module.register_forward_pre_hook(lambda *_: calls.append(place))
+    explain_quickly()
+    counter.remove()
+    runs = len(calls)
+    assert (runs > 0) == (method not in ("random", "centre"))
 
     def fail(*_):
+        # The last block runs in the model, and for some again in its tail: the last run fails.
         calls.append(place)
-        # The last block runs once in the model and again in its tail: fail in the second run where there is one.
-        if place == "blocks.0" or len(calls) > 1:
+        if len(calls) == runs:
             raise RuntimeError("broken on purpose")
 
-    before_hook = dict(OrderedDict(model.backbone.get_submodule(place)._forward_pre_hooks))
-    handle = model.backbone.get_submodule(place).register_forward_pre_hook(fail)
+    before_hook = dict(OrderedDict(module._forward_pre_hooks))
+    handle = module.register_forward_pre_hook(fail)
     before = mixed_state(model)
-    if method in ("random", "centre"):
-        explain(model, make_images(model), method=method)
-        assert not calls
-    else:
+    calls.clear()
+    if runs:
         with pytest.raises(RuntimeError, match="broken on purpose"):
-            explain(model, make_images(model), method=method)
+            explain_quickly()
     assert str(state_of(model)) == str(before)
     handle.remove()
-    assert dict(model.backbone.get_submodule(place)._forward_pre_hooks) == before_hook
+    assert dict(module._forward_pre_hooks) == before_hook
+
+
+def is_defined(model, images, method):
+    """Whether a method is defined for a model; one that is not must say so."""
+    if method in CLASS_ROW and model.backbone.cls_token is None:
+        with pytest.raises(LidcCdamError, match=r"reads the attention of \[CLS\], but .* use --method cdam or gradcam"):
+            explain(model, images, method=method)
+        return False
+    return True
 
 
 def test_shape_order_and_signs(any_model, make_images, method):
     images = make_images(any_model)
+    if not is_defined(any_model, images, method):
+        return
     options = QUICK.get(method, {})
     maps = explain(any_model, images, method=method, **options)
     assert maps.shape == (3, 3, *any_model.backbone.patch_embed.grid_size)
@@ -89,8 +108,47 @@ def test_shape_order_and_signs(any_model, make_images, method):
     torch.testing.assert_close(single[:, 0], maps[:, 1], rtol=1e-9, atol=1e-12)
 
 
+def test_the_order_of_targets_matters_only_to_targeted_methods(model, make_images, method):
+    maps = explain(model, make_images(model), method=method, **QUICK.get(method, {}))
+    assert torch.equal(maps[:, 0], maps[:, 1]) is not EXPLAINERS[method].targeted
+
+
+def test_parts_of_a_batch_change_nothing(model, make_images, method):
+    if "batch_size" not in EXPLAINERS[method].options:
+        return
+    options = QUICK.get(method, {})
+    whole = explain(model, make_images(model), method=method, **options)
+    parts = explain(model, make_images(model), method=method, batch_size=2, **options)
+    torch.testing.assert_close(parts, whole, rtol=1e-9, atol=1e-12)
+    with pytest.raises(LidcCdamError, match="--batch-size must be at least 1 image; got 0"):
+        explain(model, make_images(model), method=method, batch_size=0)
+
+
+def test_a_contrast_is_the_combination_of_maps(model, make_images, method):
+    images, options = make_images(model), QUICK.get(method, {})
+    maps = explain(model, images, ["margin", "diameter"], method, **options)
+    mixed = explain(model, images, Contrast({"margin": 1.0, "diameter": -0.5}), method, **options)
+    torch.testing.assert_close(mixed[:, 0], maps[:, 0] - 0.5 * maps[:, 1])
+
+
+def test_concepts_where_they_are_defined(any_model, make_images, method):
+    images = make_images(any_model)
+    if not is_defined(any_model, images, method):
+        return
+    concept = Concept.from_images(any_model, images, "likeness")
+    if EXPLAINERS[method].concepts:
+        maps = explain(any_model, images, ["margin", concept], method, **QUICK.get(method, {}))
+        assert torch.isfinite(maps).all()
+        assert float(maps[:, 1].abs().max()) > 0
+    else:
+        with pytest.raises(LidcCdamError, match=r"--method must be one of .* to explain a concept such as 'likeness'"):
+            explain(any_model, images, concept, method)
+
+
 def test_one_image_has_the_same_map_in_any_batch(any_model, make_images, method):
     images = make_images(any_model)
+    if not is_defined(any_model, images, method):
+        return
     options = QUICK.get(method, {})
     maps = explain(any_model, images, method=method, **options)
     single = explain(any_model, images[1:2], method=method, **options)
@@ -104,12 +162,20 @@ def test_a_repeat_is_equal(model, make_images, method):
     assert torch.equal(first, explain(model, make_images(model), method=method, **options))
 
 
-def test_pixels_repeat_their_token(any_model, make_images, method):
+def test_pixels_repeat_their_token_or_add_up_to_it(any_model, make_images, method):
     images = make_images(any_model)
+    if not is_defined(any_model, images, method):
+        return
     options = QUICK.get(method, {})
     tokens = explain(any_model, images, method=method, **options)
     pixels = explain(any_model, images, method=method, resolution="pixel", **options)
-    assert torch.equal(pixels, tokens.repeat_interleave(4, 2).repeat_interleave(4, 3))
+    native = explain(any_model, images, method=method, resolution="native", **options)
+    if EXPLAINERS[method].native == "token":
+        assert torch.equal(pixels, tokens.repeat_interleave(4, 2).repeat_interleave(4, 3))
+        assert torch.equal(native, tokens)
+    else:
+        assert torch.equal(sum_over_patches(pixels, tuple(tokens.shape[2:])), tokens)
+        assert torch.equal(native, pixels)
 
 
 def test_frozen_parameters_and_switched_off_gradients(model, make_images, method):
@@ -132,7 +198,7 @@ def test_registering_a_name_twice_is_an_error():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"method": "cdma"}, r"--method must be one of cdam, .*; got 'cdma'; did you mean 'cdam'\?"),
+        ({"method": "cdma"}, r"--method must be one of .*, cdam, .*; got 'cdma'; did you mean 'cdam'\?"),
         ({"method": "cdam", "sigma": 1}, "--options of cdam must be among: batch_size; got 'sigma'"),
         ({"method": "smooth_cdam", "sigmo": 1}, r"got 'sigmo'; did you mean 'sigma'\?"),
         ({"targets": ["marigin"]}, r"targets, malignancy, margin, diameter; got 'marigin'; did you mean 'margin'\?"),

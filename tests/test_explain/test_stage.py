@@ -9,7 +9,7 @@ from lidc_cdam import crop_files
 from lidc_cdam.artifacts import maps_path, read_maps
 from lidc_cdam.cli import main
 from lidc_cdam.errors import LidcCdamError
-from lidc_cdam.explain import explain, work
+from lidc_cdam.explain import EXPLAINERS, explain, work
 from lidc_cdam.explain.stage import explain_run
 from lidc_cdam.geometry import take_view
 from lidc_cdam.intensity import Statistics
@@ -44,6 +44,31 @@ def test_each_folds_model_explains_its_own_test_nodules(run, capsys):
                     image = torch.from_numpy(take_view(cube, name, index).copy())[None]
                     expected = explain(model, statistics.intensity.apply(image, 32))[0].numpy()
                     np.testing.assert_allclose(maps.scores[:, view, place], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", EXPLAINERS)
+def test_every_estimator_writes_maps_and_volumes(run, method):
+    options = {"n": 2} if "n" in EXPLAINERS[method].options else {}
+    explain_run(run, method, folds=[1], options=options, slices=(16,), views=["axial"])
+    scores = read_maps(maps_path(run, 1, method, "c")).scores
+    assert scores.shape == (2, 1, 1, 16, 16)
+    assert np.isfinite(scores).all()
+    assert np.array_equal(scores[0], scores[1]) is not EXPLAINERS[method].targeted
+    volume = {"views": ["axial"], "targets": ["margin"], "volume": True, "batch_size": 32}
+    explain_run(run, method, folds=[1], options=options, **volume)
+    stored = np.load(run / f"fold_1/volumes/{method}/c/margin.npz")["scores"]
+    tokens = stored[0, 16][::2, ::2]
+    np.testing.assert_allclose(tokens, scores[0, 0, 0], rtol=1e-3, atol=1e-5 * abs(scores).max())
+
+
+def test_black_is_the_lower_end_of_the_folds_window(run):
+    model, statistics = NoduleModel.load(run / "fold_1"), Statistics.read(run / "fold_1/statistics.json")
+    explain_run(run, "integrated_gradients", folds=[1], options={"n": 2})
+    scores = read_maps(maps_path(run, 1, "integrated_gradients", "c")).scores
+    cube = crop_files.read_crop(run.parent / "data", "c").hu
+    image = statistics.intensity.apply(torch.from_numpy(take_view(cube, "axial", 16).copy())[None], 32)
+    expected = explain(model, image, None, "integrated_gradients", n=2, baseline=statistics.intensity.black)
+    np.testing.assert_allclose(scores[:, 0, 0], expected[0], rtol=1e-3, atol=1e-6)
 
 
 def test_a_finished_step_does_nothing(run, capsys):

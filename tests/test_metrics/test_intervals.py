@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.metrics import weighted
-from lidc_cdam.metrics.intervals import bootstrap, column_means, difference, draw_weights
+from lidc_cdam.metrics.intervals import bootstrap, column_means, difference, draw_weights, proportion
 
 PATIENTS = ["a", "a", "a", "b", "c", "c"]
 
@@ -92,3 +93,11 @@ def test_the_same_seed_gives_the_same_interval() -> None:
 def test_replicates_must_be_positive() -> None:
     with pytest.raises(LidcCdamError, match=r"--replicates must be at least 1; got 0\."):
         draw_weights(["a"], 0)
+
+
+@pytest.mark.parametrize(("hits", "trials"), [(0, 10), (10, 10), (3, 10), (450, 500)])
+def test_a_share_has_wilsons_interval(hits, trials):
+    found = proportion(hits, trials)
+    expected = binomtest(hits, trials).proportion_ci(method="wilson")
+    assert (found.value, found.low, found.high) == pytest.approx((hits / trials, expected.low, expected.high), abs=1e-9)
+    assert np.isnan(proportion(0, 0).value)

@@ -79,6 +79,13 @@ def test_a_control_is_not_told_as_an_explanation():
         assert "say nothing about this nodule" in words.score_words(method, ["logit"])
 
 
+def test_attention_is_not_told_as_signed():
+    for method in ("attention", "rollout"):
+        assert words.score_words(method, ["logit"]).startswith("Not signed, and the same for every target: a score is")
+    assert "Orange raises" in words.score_words("gradcam", ["logit"])
+    assert "(logit) against a black image" in words.score_words("integrated_gradients", ["logit"])
+
+
 def test_the_published_word_goes_with_each_number():
     spiculation = TARGETS["spiculation"]
     assert words.with_word(spiculation, 3.9) == {"number": "3.9", "word": "near marked spiculation"}

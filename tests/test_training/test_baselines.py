@@ -16,6 +16,8 @@ from training.settings import TrainingSettings
 TREES = 10
 JOINT = tuple(TARGETS.values())
 
+RADIOMICS = ("radiomics", "radiomics_kernel")
+
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
@@ -45,13 +47,14 @@ def values(table):
 def test_every_nodule_is_answered_and_radiomics_sees_the_size(run):
     found = fit_baselines(run, rows_of(run), JOINT, TREES)
     assert found.absent == {}
-    table = found.tables["radiomics"]
-    assert predicted_keys(table) == tuple(TARGETS)
-    assert sorted(table["nodule_id"]) == sorted(run.cohort.index)
-    assert np.array_equal(table["malignancy_true"], run.cohort.loc[table["nodule_id"], "label"])
-    # Malignant phantoms are larger and brighter.
-    assert roc_auc_score(table["malignancy_true"], table["malignancy_predicted"]) > 0.95
-    assert np.corrcoef(table["diameter_true"], table["diameter_predicted"])[0, 1] > 0.9
+    for name in RADIOMICS:
+        table = found.tables[name]
+        assert predicted_keys(table) == tuple(TARGETS)
+        assert sorted(table["nodule_id"]) == sorted(run.cohort.index)
+        assert np.array_equal(table["malignancy_true"], run.cohort.loc[table["nodule_id"], "label"])
+        # Malignant phantoms are larger and brighter.
+        assert roc_auc_score(table["malignancy_true"], table["malignancy_predicted"]) > 0.95
+        assert np.corrcoef(table["diameter_true"], table["diameter_predicted"])[0, 1] > 0.9
     assert predicted_keys(found.tables["readers_logistic"]) == ("malignancy",)
 
 
@@ -71,11 +74,13 @@ def test_the_test_fold_teaches_nothing(run):
     margin.loc[names] = 9.0
     before = fit_baselines(run, rows, JOINT, TREES).tables
     after = fit_baselines(changed(run, label=label, margin=margin), rows, JOINT, TREES).tables
-    np.testing.assert_array_equal(values(before["radiomics"])[fold], values(after["radiomics"])[fold])
-    assert not np.array_equal(values(before["radiomics"])[~fold], values(after["radiomics"])[~fold])
+    for name in RADIOMICS:
+        np.testing.assert_array_equal(values(before[name])[fold], values(after[name])[fold])
+        assert not np.array_equal(values(before[name])[~fold], values(after[name])[~fold])
 
 
-def test_nodules_outside_the_folds_teach_biomarkers_unless_their_patient_is_tested(run):
+@pytest.mark.parametrize("name", RADIOMICS)
+def test_nodules_outside_the_folds_teach_biomarkers_unless_their_patient_is_tested(run, name):
     folds = run.splits.folds
     named = folds[0].train[0]
     left = dataclasses.replace(
@@ -94,16 +99,13 @@ def test_nodules_outside_the_folds_teach_biomarkers_unless_their_patient_is_test
     rows = rows_of(part)
     margins = [run.cohort["margin"].where(run.cohort.index != named, other) for other in (1.0, 5.0)]
     answers = [
-        values(fit_baselines(changed(part, margin=margin), rows, BIOMARKERS, TREES).tables["radiomics"])
-        for margin in margins
+        values(fit_baselines(changed(part, margin=margin), rows, BIOMARKERS, TREES).tables[name]) for margin in margins
     ]
     assert not np.array_equal(*answers)
     # The same nodule, of a patient of fold 0's test part.
     patient = run.cohort["patient_id"].where(run.cohort.index != named, run.cohort.loc[folds[0].test[0], "patient_id"])
     answers = [
-        values(
-            fit_baselines(changed(part, margin=margin, patient_id=patient), rows, BIOMARKERS, TREES).tables["radiomics"]
-        )
+        values(fit_baselines(changed(part, margin=margin, patient_id=patient), rows, BIOMARKERS, TREES).tables[name])
         for margin in margins
     ]
     first = (rows["fold"] == 0).to_numpy()
@@ -112,22 +114,24 @@ def test_nodules_outside_the_folds_teach_biomarkers_unless_their_patient_is_test
 
 def test_a_single_biomarker_has_a_forest_of_its_own(run):
     found = fit_baselines(run, rows_of(run), [TARGETS["diameter"]], TREES)
-    assert predicted_keys(found.tables["radiomics"]) == ("diameter",)
-    assert set(found.tables) == {"radiomics"}
+    assert set(found.tables) == set(RADIOMICS)
+    for table in found.tables.values():
+        assert predicted_keys(table) == ("diameter",)
 
 
 def test_one_class_is_a_reason(run):
     found = fit_baselines(changed(run, label=1.0), rows_of(run), JOINT, TREES)
     assert found.tables == {}
-    assert "nodules for training have one class alone" in found.absent["radiomics"]
-    assert "nodules for training have one class alone" in found.absent["readers_logistic"]
+    for name in (*RADIOMICS, "readers_logistic"):
+        assert "nodules for training have one class alone" in found.absent[name]
 
 
 def test_a_missing_reader_value_is_a_reason(run):
     texture = run.cohort["texture"].where(run.cohort.index != run.cohort.index[3])
     found = fit_baselines(changed(run, texture=texture), rows_of(run), JOINT, TREES)
     assert f"{run.cohort.index[3]} lacks texture" in found.absent["readers_logistic"]
-    assert np.isfinite(values(found.tables["radiomics"])).all()
+    for name in RADIOMICS:
+        assert np.isfinite(values(found.tables[name])).all()
 
 
 def test_a_missing_mask_and_no_trees_are_reasons(data, tmp_path):
@@ -135,7 +139,8 @@ def test_a_missing_mask_and_no_trees_are_reasons(data, tmp_path):
     mask_path(folder, read_cohort(folder).index[0]).unlink()
     run = open_run(folder, tmp_path / "run", TrainingSettings(targets="joint"), None)
     found = fit_baselines(run, rows_of(run), JOINT, TREES)
-    assert "is missing; run `lidc-cdam extract` again" in found.absent["radiomics"]
+    for name in RADIOMICS:
+        assert "is missing; run `lidc-cdam extract` again" in found.absent[name]
     assert list(found.tables) == ["readers_logistic"]
     assert "left out by --trees 0" in fit_baselines(run, rows_of(run), JOINT, 0).absent["radiomics"]
 

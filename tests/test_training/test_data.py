@@ -117,3 +117,39 @@ def test_a_model_can_be_shown_neighbours_the_consensus_and_radiomics(data, parts
     images, numbers, _ = next(iter(loaded.train_dataloader()))
     assert images.shape[1:] == (4, 32, 32)
     assert numbers.shape[1] == len(feature_names())
+
+
+def test_permuted_labels_are_the_same_values_of_other_nodules_and_images_stay(parts):
+    cubes, cohort, fold = parts
+    plain, dealt = (
+        FoldData(cubes, cohort, fold, replace(SETTINGS, permute_labels=permuted)) for permuted in (False, True)
+    )
+    for ours, theirs in ((plain.train, dealt.train), (plain.val, dealt.val)):
+        assert ours.nodule_ids == theirs.nodule_ids
+        assert not np.array_equal(ours.wanted, theirs.wanted)
+        # A nodule's values stay together.
+        rows = [part.wanted[np.lexsort(part.wanted.T)] for part in (ours, theirs)]
+        np.testing.assert_allclose(*rows, atol=1e-5)
+    assert dealt.statistics.intensity == plain.statistics.intensity
+
+
+def test_runs_from_before_a_control_could_be_trained_go_on():
+    assert "permute_labels" not in SETTINGS.as_dict()
+    assert replace(SETTINGS, permute_labels=True).as_dict()["permute_labels"] is True
+
+
+def test_a_kernel_teaches_what_it_says_without_the_patient_and_validation_is_not_in_it(data, parts, tmp_path):
+    _, cohort, fold = parts
+    settings = TrainingSettings(targets="joint", radiomics=True, side_head="kernel")
+    cubes = read_cubes(data, list(cohort.index), settings.shown, tmp_path)
+    loaded = FoldData(cubes, cohort, fold, settings)
+    numbers = torch.from_numpy(cubes.scaled_features(fold.train, loaded.statistics.features))
+    assert loaded.train.features.shape == loaded.train.wanted.shape
+    assert not np.allclose(loaded.train.features, loaded.kernel(numbers).numpy(), atol=1e-3)
+    assert loaded.val.features.shape[1] == len(feature_names())
+    spoiled = cohort.assign(margin=cohort["margin"].where(~cohort.index.isin([*fold.val, *fold.test]), 9.0))
+    other = FoldData(cubes, spoiled, fold, settings)
+    assert np.array_equal(other.train.features, loaded.train.features)
+    assert torch.equal(other.kernel(numbers), loaded.kernel(numbers))
+    assert len(loaded.final_kernel.support) == len(fold.train) + len(fold.val)
+    assert not torch.equal(other.final_kernel(numbers), loaded.final_kernel(numbers))

@@ -15,13 +15,14 @@ from lidc_cdam.cli import main
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.explain import explain
 from lidc_cdam.intensity import Statistics
+from lidc_cdam.kernel import KernelHead
 from lidc_cdam.model import NoduleModel
 from lidc_cdam.provenance import sha256
-from training import fit, loggers
+from training import fit
 from training.data import evaluation_images, read_cubes
 from training.fit import train
 from training.inference import predict_nodules
-from training.lightning import enough_memory
+from training.lightning import enough_memory, precision
 from training.module import NoduleTask
 from training.run import open_run
 from training.settings import TrainingSettings
@@ -267,6 +268,40 @@ def test_frozen_layers_stay_and_the_last_ones_learn(data, tmp_path):
     assert moved == {"backbone.norm.weight", "backbone.norm.bias", "head.weight", "head.bias"}
 
 
+def test_bf16_trains_in_half_the_digits_and_predicts_in_float32(data, finished, tmp_path, monkeypatch):
+    half = replace(SETTINGS, precision="bf16-mixed")
+    kinds = set()
+    forward = NoduleModel.forward
+    monkeypatch.setattr(
+        NoduleModel, "forward", lambda self, *given: kinds.add((found := forward(self, *given)).dtype) or found
+    )
+    train(data, tmp_path / "whole", half)
+    assert kinds == {torch.bfloat16, torch.float32}
+    whole, full = (pd.read_csv(fold / "history.csv") for fold in (tmp_path / "whole" / "fold_0", finished))
+    assert not whole["train_loss"].equals(full["train_loss"])
+    assert np.allclose(whole["train_loss"], full["train_loss"], rtol=0.1)
+    assert {tensor.dtype for tensor in NoduleModel.load(tmp_path / "whole" / "fold_0").state_dict().values()} == {
+        torch.float32
+    }
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1, 0)
+        with pytest.raises(KeyboardInterrupt):
+            train(data, tmp_path / "run", half)
+    train(data, tmp_path / "run", half)
+    assert all(same_files(tmp_path / "whole" / "fold_0", tmp_path / "run" / "fold_0").values())
+
+
+@pytest.mark.parametrize(
+    ("gpu", "emulated", "expected"), [(False, True, "32-true"), (True, True, "32-true"), (True, False, "bf16-mixed")]
+)
+def test_auto_takes_bf16_only_where_a_gpu_has_it(monkeypatch, gpu, emulated, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or not emulated
+    )
+    assert precision(SETTINGS) == expected
+
+
 def test_it_learns_what_can_be_seen(data, tmp_path):
     settings = TrainingSettings(epochs=8, batch_size=4, max_lr=2e-3, views=["axial"])
     train(data, tmp_path / "run", settings)
@@ -305,23 +340,6 @@ def test_undecided_nodules_need_a_biomarker():
         TrainingSettings(indeterminate=True)
 
 
-def test_curves_also_go_to_tensorboard_and_change_nothing(data, finished, tmp_path):
-    pytest.importorskip("tensorboard")
-    train(data, tmp_path / "run", SETTINGS, log=["tensorboard"])
-    fold = tmp_path / "run" / "fold_0"
-    assert all(same_files(finished, fold).values())
-    assert [path.name for path in (fold / "tensorboard").glob("events.*")]
-
-
-def test_an_unknown_or_missing_logger_is_refused_before_anything_is_trained(data, tmp_path, monkeypatch):
-    with pytest.raises(LidcCdamError, match="--log must name any of tensorboard, mlflow, wandb; got 'paper'"):
-        train(data, tmp_path / "run", SETTINGS, log=["paper"])
-    monkeypatch.setattr(loggers, "find_spec", lambda _: None)
-    with pytest.raises(LidcCdamError, match=r"run `pip install lidc-cdam\[log\]`"):
-        train(data, tmp_path / "run", SETTINGS, log=["wandb"])
-    assert not (tmp_path / "run").exists()
-
-
 RICH = TrainingSettings(
     epochs=2,
     batch_size=8,
@@ -336,15 +354,17 @@ RICH = TrainingSettings(
 )
 
 
-def test_a_model_with_everything_beside_the_slice_goes_through_the_chain(data, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("side_head", ["mlp", "kernel"])
+def test_a_model_with_everything_beside_the_slice_goes_through_the_chain(data, tmp_path, monkeypatch, side_head):
+    settings = replace(RICH, side_head=side_head)
     run, crops = tmp_path / "run", tmp_path / "data"
     shutil.copytree(data, crops)
     with monkeypatch.context() as patch:
         stop_at(patch, 1, 0)
         with pytest.raises(KeyboardInterrupt):
-            train(crops, run, RICH)
-    train(crops, run, RICH)
-    train(crops, tmp_path / "whole", RICH)
+            train(crops, run, settings)
+    train(crops, run, settings)
+    train(crops, tmp_path / "whole", settings)
     assert all(same_files(run / "fold_0", tmp_path / "whole" / "fold_0").values())
     words = ["--run", str(run), "--data", str(crops), "--out", str(tmp_path / "other.csv")]
     assert main(["predict", *words]) == 0
@@ -352,6 +372,8 @@ def test_a_model_with_everything_beside_the_slice_goes_through_the_chain(data, t
     assert (
         main(["evaluate", "--run", str(run), "--methods", "cdam", "--fidelity-nodules", "2", "--replicates", "9"]) == 0
     )
+    beside = NoduleModel.load(run / "fold_0").side_head
+    assert isinstance(beside, KernelHead) == (side_head == "kernel")
     kept = pd.read_csv(run / "fold_0" / "predictions.csv").set_index("nodule_id")
     again = pd.read_csv(tmp_path / "other.csv").set_index("nodule_id").loc[kept.index]
     columns = [name for name in kept if name.endswith("_predicted")]
@@ -448,7 +470,7 @@ def test_a_part_of_one_class_is_refused_before_anything_is_trained(own_data, tmp
     write_splits(own_data / "splits.json", replace(splits, folds=(first, splits.folds[1])))
     with pytest.raises(LidcCdamError, match=r"Fold 0 must have benign and malignant (training|validation) nodules"):
         train(own_data, tmp_path / "run", SETTINGS)
-    assert not (tmp_path / "run" / "fold_0").exists()
+    assert not (tmp_path / "run").exists()
     train(own_data, tmp_path / "sizes", replace(SETTINGS, targets="diameter", epochs=1))
 
 
@@ -459,4 +481,4 @@ def test_a_nodule_without_a_value_is_named_before_anything_is_trained(own_data, 
     write_splits(own_data / "splits.json", replace(splits, cohort_sha256=sha256(own_data / "cohort.csv")))
     with pytest.raises(LidcCdamError, match=f"a value for margin, but {splits.folds[0].train[2]} has none"):
         train(own_data, tmp_path / "run", replace(SETTINGS, targets="biomarkers"))
-    assert not (tmp_path / "run" / "fold_0" / "last.ckpt").exists()
+    assert not (tmp_path / "run").exists()

@@ -10,7 +10,7 @@ from lidc_cdam.compute import Workers
 from lidc_cdam.errors import LidcCdamError
 from training import fit, folds
 from training.crossval import crossval
-from training.folds import FoldTask, child_environment, own_gpu, train_in_child
+from training.folds import FoldTask, child_environment, own_gpus, train_in_child
 from training.settings import TrainingSettings
 
 SETTINGS = TrainingSettings(targets="joint", epochs=1, batch_size=8, views=["axial"], dropout=0.1)
@@ -38,7 +38,7 @@ def one_thread():
 @pytest.mark.slow
 @pytest.mark.usefixtures("plain_backbone", "one_thread")
 def test_folds_side_by_side_are_those_of_one_after_another(data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(folds, "_cores", lambda: 2)
+    monkeypatch.setattr(folds, "cores", lambda: 2)
     monkeypatch.setenv("SLURM_NTASKS", "2")
     crossval(data, tmp_path / "beside", SETTINGS, trees=0, workers=SIDE_BY_SIDE)
     assert capsys.readouterr().out.count("is best on validation") == 2
@@ -102,14 +102,20 @@ def test_a_folds_process_has_its_share_of_threads_and_no_batch_system():
 
 
 def test_folds_of_one_machine_take_different_gpus(tmp_path, monkeypatch):
-    with own_gpu(tmp_path) as gpu:
+    with own_gpus(tmp_path) as gpu:
         assert gpu is None
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    with own_gpu(tmp_path) as first, own_gpu(tmp_path) as second, own_gpu(tmp_path) as third:
+    with own_gpus(tmp_path) as first, own_gpus(tmp_path) as second, own_gpus(tmp_path) as third:
         assert (first, second, third) == ("3", "5", None)
-    with own_gpu(tmp_path) as again:
+    with own_gpus(tmp_path) as again:
         assert again == "3"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4")
+    with own_gpus(tmp_path, 2) as first, own_gpus(tmp_path, 2) as second, own_gpus(tmp_path, 2) as third:
+        assert (first, second, third) == ("0,1", "2,3", None)
+        with own_gpus(tmp_path) as left:
+            assert left == "4"
 
 
 def test_a_folds_process_ends_with_the_one_that_started_it(tmp_path):

@@ -47,7 +47,7 @@ def test_the_band_holds_the_curve_and_narrows_with_patients():
 
 
 def test_every_figure_is_there_in_both_forms_with_equal_bytes_each_time(run, data, monkeypatch):
-    monkeypatch.setattr("training.plots.DPI", 60)
+    monkeypatch.setattr("lidc_cdam.drawing.DPI", 60)
     cohort = read_cohort(data)
     written = draw_figures(run, cohort)
     names = ("roc", "reliability", "biomarkers", "learning_curves")

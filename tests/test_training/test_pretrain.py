@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,11 +104,35 @@ def test_a_training_starts_from_it(data, finished, tmp_path):
     train(data, tmp_path / "run", settings)
 
 
+@pytest.mark.slow
+def test_a_published_architecture_learns_and_starts_a_training_at_another_size(data, tmp_path):
+    settings = PretrainSettings(
+        backbone="dino_vits16", image_size=32, epochs=1, batch_size=8, views=["axial"], prototypes=16, small_crops=1
+    )
+    pretrain(data, tmp_path / "out", settings)
+    weights = str(tmp_path / "out" / "backbone.safetensors")
+    chosen = TrainingSettings(backbone="dino_vits16", image_size=48, epochs=1, views=["axial"], weights=weights)
+    train(data, tmp_path / "run", chosen)
+
+
+def test_it_learns_in_bf16_too(data, tmp_path):
+    pretrain(data, tmp_path / "out", replace(SETTINGS, epochs=1, precision="bf16-mixed"))
+    (row,) = json.loads((tmp_path / "out" / "history.json").read_text())
+    assert math.isfinite(row["loss"])
+
+
 def test_a_fold_hides_its_validation_and_test_patients(data):
     fold = read_splits(data / "splits.json").folds[1]
     assert set(_nodules(data, 1, None)) == set(fold.train)
     with pytest.raises(LidcCdamError, match="--fold must be one of 0 to 1"):
         _nodules(data, 2, None)
+
+
+def test_folds_of_another_cohort_would_hide_the_wrong_patients(own_data):
+    cohort = own_data / "cohort.csv"
+    cohort.write_text(cohort.read_text() + "\n")
+    with pytest.raises(LidcCdamError, match=r"must divide the cohort of .* made from another one"):
+        _nodules(own_data, 0, None)
 
 
 def test_training_learns_to_tell_images_apart(finished):

@@ -17,7 +17,7 @@ def test_an_earlier_versions_summary_is_still_told():
 
 
 def test_every_rival_has_its_line_and_its_difference():
-    names = ("ruler", "radiomics", "readers_logistic", "one_reader")
+    names = ("ruler", "radiomics", "radiomics_kernel", "readers_logistic", "one_reader")
     baselines = dict.fromkeys(names, BOTH) | {f"model_minus_{name}": BOTH for name in names}
     lines = told_summary(
         {"metrics": BOTH, "noise_floor": {}, "baselines": baselines, "bottleneck": {"metrics": BOTH["malignancy"]}}
@@ -25,8 +25,9 @@ def test_every_rival_has_its_line_and_its_difference():
     told = "\n".join(lines)
     for words in ("model", "concept bottleneck", "radiomics of the consensus mask", "one reader against the others"):
         assert f"  {words}  " in told
-    assert "AUC minus that of radiomics: 0.900 (0.850 to 0.950)" in told
-    assert len({line.index("0.900 (0.850") for line in lines[1:7]}) == 1
+    for words in ("radiomics", "radiomics by kernel ridge"):
+        assert f"AUC minus that of {words}: 0.900 (0.850 to 0.950)" in told
+    assert len({line.index("0.900 (0.850") for line in lines[1:8]}) == 1
 
 
 def test_an_absent_baseline_is_told_with_its_reason():

@@ -62,8 +62,9 @@ def test_an_interrupted_sweep_ends_as_an_uninterrupted_one(
     sweep(data, broken, SETTINGS, space, trials=2, confirm=1)
     one, other = (yaml.safe_load((folder / "best.yaml").read_text()) for folder in (whole, broken))
     assert one == other
-    states = pd.read_csv(broken / "trials.csv")["state"].value_counts()
-    assert states["fail"] == 1
+    rows = pd.read_csv(broken / "trials.csv").set_index("state")
+    assert rows.loc["fail", "reason"] == "its process was ended; a later trial went on with its settings"
+    assert pd.isna(rows.loc["fail", "mean_val_loss"])
 
 
 def test_test_nodules_decide_nothing(data: Path, tmp_path: Path, space: str) -> None:

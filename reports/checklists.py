@@ -34,7 +34,8 @@ CHECKLISTS: tuple[Checklist, ...] = (
         "claim",
         "CLAIM, 2024 update",
         "Tejani et al.: Checklist for Artificial Intelligence in Medical Imaging (CLAIM): 2024 Update. Radiology: "
-        "Artificial Intelligence 6(4), 2024, e240300, doi:10.1148/ryai.240300.",
+        "Artificial Intelligence 6(4), 2024, e240300, doi:10.1148/ryai.240300. Numbers follow a form of 44 items that "
+        "authors had filled in and were not compared with the publication: check them before you submit.",
         "44 items",
     ),
     Checklist(

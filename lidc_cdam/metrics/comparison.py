@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from lidc_cdam.metrics.differences import paired_differences
-from lidc_cdam.metrics.intervals import LEVEL, REPLICATES, Interval, Weights, column_means, draw_weights
+from lidc_cdam.metrics.differences import enough, paired_differences
+from lidc_cdam.metrics.intervals import LEVEL, REPLICATES, Interval, Weights, column_means, draw_weights, known_mean
 
 CONTROL = "random"
 """The method that the others are compared with, nodule by nodule."""
@@ -71,7 +71,8 @@ def compare(
     Returns:
         `methods` {method: {target: {metric: interval}}}; each with `nodules`, how many the mean is of, and
         `undefined`, how many had no answer. `minus_random` likewise, for nodules with both. The target `all` is the
-        mean over a nodule's targets. `differences` of all pairs of methods, of `all`, with p-values
+        mean over a nodule's targets; of a difference, over those that both methods answer. `differences` of all pairs
+        of methods, of `all`, with p-values
         (`differences.paired_differences`), and with `diameters` the localisation of `all` `by_diameter`.
     """
     rows = _with_means(table)
@@ -93,10 +94,13 @@ def compare(
     if paired:
         controls = [columns.index((CONTROL, target, metric)) for _, target, metric in paired]
         apart = values[:, [columns.index(column) for column in paired]] - values[:, controls]
+        apart = _over_common_targets(paired, apart)
         found["minus_random"] = _nested(paired, apart, column_means(apart, weights))
+    compared = [target != ALL and metric in TITLES and metric not in CHANCES for _, target, metric in columns]
+    patients = list(wide.index.get_level_values("patient_id"))
+    found["differences"] = paired_differences(wide.loc[:, compared], patients, replicates, seed)
+    found["bootstrap"]["difference_replicates"] = enough(len({method for method, *_ in columns}), replicates)
     over = cast(pd.DataFrame, wide.xs(ALL, axis=1, level="target"))
-    compared = [metric in TITLES and metric not in CHANCES for metric in over.columns.get_level_values("metric")]
-    found["differences"] = paired_differences(over.loc[:, compared], weights)
     if diameters is not None:
         found["by_diameter"] = _by_diameter(over, diameters, weights)
     return found
@@ -127,6 +131,22 @@ def _wide(rows: pd.DataFrame) -> pd.DataFrame:
     indexed = rows.set_index(["nodule_id", "patient_id", "method", "target", "metric"])["value"]
     wide: pd.DataFrame = indexed.unstack(["method", "target", "metric"])
     return wide
+
+
+def _over_common_targets(
+    columns: list[Column], apart: Float[np.ndarray, "nodule column"]
+) -> Float[np.ndarray, "nodule column"]:
+    """The differences with that of `ALL` as the mean over the targets that have one, and not one of two means."""
+    members: dict[tuple[str, str], list[int]] = {}
+    for place, (method, target, metric) in enumerate(columns):
+        if target != ALL:
+            members.setdefault((method, metric), []).append(place)
+    means = {key: known_mean(apart[:, places], axis=1) for key, places in members.items()}
+    parts = [
+        means[method, metric] if target == ALL else apart[:, place]
+        for place, (method, target, metric) in enumerate(columns)
+    ]
+    return np.stack(parts, axis=1)
 
 
 def _by_diameter(over: pd.DataFrame, diameters: pd.Series, weights: Weights) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def summarised(table: pd.DataFrame, methods: Sequence[str], replicates: int, see
     for (method, metric), interval, column in zip(single, column_means(values, weights), values.T, strict=True):
         entry = {**interval.as_dict(), "images": int((column == column).sum())}
         found["methods"].setdefault(method, {})[metric] = entry
-    for record in paired_differences(wide[single], weights):
+    for record in paired_differences(wide[single], list(map(str, wide.index)), replicates, seed):
         metric, first, second, images = (record.pop(name) for name in ("metric", "first", "second", "nodules"))
         found["differences"].setdefault(metric, {}).setdefault(first, {})[second] = {**record, "images": images}
     return found

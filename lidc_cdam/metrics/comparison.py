@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from lidc_cdam.metrics.differences import enough, paired_differences
 from lidc_cdam.metrics.intervals import LEVEL, REPLICATES, Interval, Weights, column_means, draw_weights, known_mean
+from lidc_cdam.metrics.text_tables import aligned, cell
 
 CONTROL = "random"
 """The method that the others are compared with, nodule by nodule."""
@@ -111,11 +112,8 @@ def lines_of(comparison: dict[str, Any]) -> list[str]:
     rows = {method: targets[ALL] for method, targets in comparison["methods"].items()}
     rows |= {f"{method} - {CONTROL}": targets[ALL] for method, targets in comparison.get("minus_random", {}).items()}
     shown = [metric for metric in PRINTED if any(metric in row for row in rows.values())]
-    cells = [["mean over targets", *(TITLES[metric][0] for metric in shown)]]
-    for name, row in rows.items():
-        cells.append([name, *(cell(row.get(metric), TITLES[metric][1]) for metric in shown)])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    cells = [[name, *(cell(row.get(metric), TITLES[metric][1]) for metric in shown)] for name, row in rows.items()]
+    return aligned(cells, ["mean over targets", *(TITLES[metric][0] for metric in shown)])
 
 
 def _with_means(table: pd.DataFrame) -> pd.DataFrame:
@@ -177,12 +175,3 @@ def _nested(
         entry = {**interval.as_dict(), "nodules": int(count)}
         nested.setdefault(method, {}).setdefault(target, {})[metric] = entry
     return nested
-
-
-def cell(entry: dict[str, Any] | None, form: str) -> str:
-    """A figure with its interval, as text."""
-    if entry is None or entry["value"] is None:
-        return "-"
-    ends = [entry[name] for name in ("low", "high")]
-    interval = "" if None in ends else f" [{', '.join(format(end, form) for end in ends)}]"
-    return f"{entry['value']:{form}}{interval}"

@@ -187,7 +187,7 @@ class _Nodule:
 
     def _options(self, method: str, statistics: Statistics) -> dict[str, Any]:
         """The method's settings, with what it takes from the fold: the value of black, the size of a batch."""
-        usual = {"batch_size": self._task.batch_size, "baseline": black(statistics)}
+        usual = {"batch_size": self._task.batch_size, "baseline": statistics.intensity.black}
         known = EXPLAINERS[method].options
         return {name: value for name, value in usual.items() if name in known} | dict(self._task.options[method])
 
@@ -201,11 +201,6 @@ def load(run: Path, fold: int) -> tuple[NoduleModel, Statistics]:
 def _load(run: Path, fold: int, changed: int) -> tuple[NoduleModel, Statistics]:
     folder = fold_folder(run, fold)
     return NoduleModel.load(folder).to(best_device()), Statistics.read(folder / STATISTICS)
-
-
-def black(statistics: Statistics) -> float:
-    """The value of the window's lower end (air) in a fold's normalised images."""
-    return -statistics.intensity.mean / statistics.intensity.deviation
 
 
 def readers_of(data: Path, nodule_id: str) -> int:

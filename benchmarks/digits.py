@@ -28,7 +28,7 @@ from lidc_cdam.files import read_json
 from lidc_cdam.images import Classes, Input, image_map_path, read_image
 from lidc_cdam.metrics.image_stage import Perturbation, evaluate_images
 from lidc_cdam.metrics.image_summary import SHOWN as METRICS
-from lidc_cdam.metrics.image_summary import cell
+from lidc_cdam.metrics.text_tables import cell
 from reports.overlays import INK, font, map_panel, shown_panel
 
 SIDE, DIGIT, TOP = 16, 8, 4

@@ -128,16 +128,17 @@ def integrated_gradients(
     _check_integrated(n, baseline)
 
     def score(call: Call, image: Image) -> Maps:
-        own = model.black if baseline is None else None
-        black = _black(image, baseline) if own is None else own.to(image)[:, None, None].expand_as(image)
+        black = black_of(model, image, baseline)
         steps = (black + m / n * (image - black) for m in range(1, n + 1))
         return ((image - black) * _mean_gradient(call, steps)).sum(1)
 
     return _image_by_image(Call.of(model, images, targets, batch_size), score)
 
 
-def _black(image: Image, baseline: float | None) -> Image:
-    """The baseline for one image."""
+def black_of(model: NoduleModel, image: Image, baseline: float | None) -> Image:
+    """Where the path to an image starts; arguments as `integrated_gradients` has them."""
+    if baseline is None and model.black is not None:
+        return model.black.to(image)[:, None, None].expand_as(image)
     black = torch.full_like(image, -1)
     black[:GREY] = image[:GREY].min() if baseline is None else baseline
     return black

@@ -1,6 +1,5 @@
 """`evaluate --phantom`: a run's maps of phantoms against their known causes."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +42,7 @@ from lidc_cdam.metrics.causes import (
 )
 from lidc_cdam.metrics.causes_table import MODEL, lines_of_causes, summarise
 from lidc_cdam.metrics.measures import central_views, on_input_grid
+from lidc_cdam.metrics.settings import sample_of
 from lidc_cdam.model import WEIGHTS, NoduleModel, best_device
 from lidc_cdam.progress import say, track
 from lidc_cdam.runs import fold_numbers, read_config
@@ -158,8 +158,7 @@ def _chosen(run: Path, data: Path, fold: int, nodules: int | None, seed: int) ->
             f"--phantom needs phantoms with known causes, but no nodule of fold {fold} has them in {data}; run "
             f"`lidc-cdam causes --data {data}` first (real nodules have none)."
         )
-    ordered = sorted(known, key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).hexdigest())
-    return {key: patients[key] for key in ordered[:nodules]}
+    return {key: patients[key] for key in sample_of(known, nodules, seed)}
 
 
 def _judge(run: Path, fold: int, config: dict[str, object], batch_size: int) -> Judge:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from lidc_cdam.metrics.causes import REACTS, correlation, expected_sign, partial_correlation
 from lidc_cdam.metrics.intervals import LEVEL, Weights, column_means, draw_weights, interval
+from lidc_cdam.metrics.text_tables import Entry, aligned, cell
 from lidc_cdam.vocabulary import BIOMARKERS
 
 MODEL = "model"
@@ -35,8 +36,6 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "partial_correlation": ("partial r", "+.2f"),
 }
 """Figures of the printed table: title and number format."""
-Entry = Mapping[str, Any]
-"""A figure with its interval, as JSON has it."""
 
 
 def summarise(table: pd.DataFrame, cohort: pd.DataFrame, replicates: int, seed: int) -> dict[str, Any]:
@@ -143,19 +142,3 @@ def _effect_row(changed: str, row: Mapping[str, Entry]) -> list[str]:
     furthest = max(others, key=lambda name: abs(others[name] or 0.0), default="")
     told = f"{furthest} {others[furthest]:+.2f}" if furthest else "-"
     return [changed, cell(row.get(changed), "+.2f"), "+" if expected_sign(changed) > 0 else "-", told]
-
-
-def cell(entry: Entry | None, form: str) -> str:
-    """A figure with its interval as text; a dash where there is none."""
-    if entry is None or entry["value"] is None:
-        return "-"
-    ends = (entry["low"], entry["high"])
-    told = "" if None in ends else f" [{', '.join(format(end, form) for end in ends)}]"
-    return f"{entry['value']:{form}}{told}"
-
-
-def aligned(rows: list[list[str]], head: list[str]) -> list[str]:
-    """Rows of cells under their heads, in columns."""
-    cells = [head, *rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]

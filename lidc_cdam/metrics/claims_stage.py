@@ -34,6 +34,7 @@ from lidc_cdam.metrics.cause_pictures import draw_claims
 from lidc_cdam.metrics.causes import map_correlation
 from lidc_cdam.metrics.claims import curved_and_flat, levels, mean_curvature, profile, regions, signed_distance
 from lidc_cdam.metrics.claims_table import lines_of_claims, summarise
+from lidc_cdam.metrics.intervals import known_mean
 from lidc_cdam.metrics.measures import central_views
 from lidc_cdam.progress import say, track
 from lidc_cdam.runs import fold_numbers, read_config
@@ -157,14 +158,9 @@ def measure(
         for name, values in levels(pixels, places, ground.read[view]).items():
             found.setdefault(name, []).append(values)
         curves.append(profile(pixels, ground.distance_mm[view], ground.read[view]))
-    return {name: _over_views(values) for name, values in found.items()}, _over_views(curves)
-
-
-def _over_views(values: Sequence[np.ndarray]) -> np.ndarray:
-    stacked = np.stack(values)
-    known = np.isfinite(stacked)
-    total = np.where(known, stacked, 0.0).sum(0)
-    return np.where(known.any(0), total / np.maximum(known.sum(0), 1), np.nan)
+    return {name: known_mean(np.stack(values), axis=0) for name, values in found.items()}, known_mean(
+        np.stack(curves), axis=0
+    )
 
 
 def _fine(images: np.ndarray, mode: str, size: tuple[int, ...] | None = None) -> Float[np.ndarray, "image h w"]:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lidc_cdam.metrics.causes_table import aligned, cell
 from lidc_cdam.metrics.claims import CLAIMS, CORE_MM, NEAR_MM, NEGLIGIBLE, PROFILE_MM, SHELL_MM
 from lidc_cdam.metrics.intervals import LEVEL, Weights, column_means, draw_weights
+from lidc_cdam.metrics.text_tables import aligned, cell
 from lidc_cdam.vocabulary import TARGETS
 
 GROUPS = ("all", "highest third")

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from lidc_cdam.metrics.differences import paired_differences
-from lidc_cdam.metrics.intervals import LEVEL, REPLICATES, Interval, Weights, column_means, draw_weights
+from lidc_cdam.metrics.differences import enough, paired_differences
+from lidc_cdam.metrics.intervals import LEVEL, REPLICATES, Interval, Weights, column_means, draw_weights, known_mean
+from lidc_cdam.metrics.text_tables import aligned, cell
 
 CONTROL = "random"
 """The method that the others are compared with, nodule by nodule."""
@@ -71,7 +72,8 @@ def compare(
     Returns:
         `methods` {method: {target: {metric: interval}}}; each with `nodules`, how many the mean is of, and
         `undefined`, how many had no answer. `minus_random` likewise, for nodules with both. The target `all` is the
-        mean over a nodule's targets. `differences` of all pairs of methods, of `all`, with p-values
+        mean over a nodule's targets; of a difference, over those that both methods answer. `differences` of all pairs
+        of methods, of `all`, with p-values
         (`differences.paired_differences`), and with `diameters` the localisation of `all` `by_diameter`.
     """
     rows = _with_means(table)
@@ -93,10 +95,13 @@ def compare(
     if paired:
         controls = [columns.index((CONTROL, target, metric)) for _, target, metric in paired]
         apart = values[:, [columns.index(column) for column in paired]] - values[:, controls]
+        apart = _over_common_targets(paired, apart)
         found["minus_random"] = _nested(paired, apart, column_means(apart, weights))
+    compared = [target != ALL and metric in TITLES and metric not in CHANCES for _, target, metric in columns]
+    patients = list(wide.index.get_level_values("patient_id"))
+    found["differences"] = paired_differences(wide.loc[:, compared], patients, replicates, seed)
+    found["bootstrap"]["difference_replicates"] = enough(len({method for method, *_ in columns}), replicates)
     over = cast(pd.DataFrame, wide.xs(ALL, axis=1, level="target"))
-    compared = [metric in TITLES and metric not in CHANCES for metric in over.columns.get_level_values("metric")]
-    found["differences"] = paired_differences(over.loc[:, compared], weights)
     if diameters is not None:
         found["by_diameter"] = _by_diameter(over, diameters, weights)
     return found
@@ -107,11 +112,8 @@ def lines_of(comparison: dict[str, Any]) -> list[str]:
     rows = {method: targets[ALL] for method, targets in comparison["methods"].items()}
     rows |= {f"{method} - {CONTROL}": targets[ALL] for method, targets in comparison.get("minus_random", {}).items()}
     shown = [metric for metric in PRINTED if any(metric in row for row in rows.values())]
-    cells = [["mean over targets", *(TITLES[metric][0] for metric in shown)]]
-    for name, row in rows.items():
-        cells.append([name, *(cell(row.get(metric), TITLES[metric][1]) for metric in shown)])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    cells = [[name, *(cell(row.get(metric), TITLES[metric][1]) for metric in shown)] for name, row in rows.items()]
+    return aligned(cells, ["mean over targets", *(TITLES[metric][0] for metric in shown)])
 
 
 def _with_means(table: pd.DataFrame) -> pd.DataFrame:
@@ -127,6 +129,22 @@ def _wide(rows: pd.DataFrame) -> pd.DataFrame:
     indexed = rows.set_index(["nodule_id", "patient_id", "method", "target", "metric"])["value"]
     wide: pd.DataFrame = indexed.unstack(["method", "target", "metric"])
     return wide
+
+
+def _over_common_targets(
+    columns: list[Column], apart: Float[np.ndarray, "nodule column"]
+) -> Float[np.ndarray, "nodule column"]:
+    """The differences with that of `ALL` as the mean over the targets that have one, and not one of two means."""
+    members: dict[tuple[str, str], list[int]] = {}
+    for place, (method, target, metric) in enumerate(columns):
+        if target != ALL:
+            members.setdefault((method, metric), []).append(place)
+    means = {key: known_mean(apart[:, places], axis=1) for key, places in members.items()}
+    parts = [
+        means[method, metric] if target == ALL else apart[:, place]
+        for place, (method, target, metric) in enumerate(columns)
+    ]
+    return np.stack(parts, axis=1)
 
 
 def _by_diameter(over: pd.DataFrame, diameters: pd.Series, weights: Weights) -> dict[str, Any]:
@@ -157,12 +175,3 @@ def _nested(
         entry = {**interval.as_dict(), "nodules": int(count)}
         nested.setdefault(method, {}).setdefault(target, {})[metric] = entry
     return nested
-
-
-def cell(entry: dict[str, Any] | None, form: str) -> str:
-    """A figure with its interval, as text."""
-    if entry is None or entry["value"] is None:
-        return "-"
-    ends = [entry[name] for name in ("low", "high")]
-    interval = "" if None in ends else f" [{', '.join(format(end, form) for end in ends)}]"
-    return f"{entry['value']:{form}}{interval}"

@@ -17,14 +17,13 @@ from lidc_cdam.explain.by_autograd import ByAutograd
 from lidc_cdam.explain.closed_form import ClosedForm, why_not
 from lidc_cdam.explain.inputs import evaluation_mode
 from lidc_cdam.explain.last_block import LastBlock
+from lidc_cdam.explain.pixels import black_of
 from lidc_cdam.explain.registry import explain
 from lidc_cdam.explain.targets import Request
 from lidc_cdam.model import NoduleModel
 
 Images = Float[Tensor, "image channel height width"]
 Figures = Float[Tensor, "image target"]
-GREY = 3
-"""Channels of an input that show HU; a mask behind them is -1 outside."""
 
 
 def completeness(model: NoduleModel, images: Images, method: str, options: dict[str, Any]) -> tuple[Figures, Figures]:
@@ -56,9 +55,7 @@ def _of_tokens(model: NoduleModel, images: Images, options: dict[str, Any]) -> t
 
 def _of_pixels(model: NoduleModel, images: Images, options: dict[str, Any]) -> tuple[Figures, Figures]:
     sums = explain(model, images, None, "integrated_gradients", "native", **options).sum((-2, -1))
-    black = torch.full_like(images, -1)
-    darkest = images[:, :GREY].amin((1, 2, 3), keepdim=True)
-    black[:, :GREY] = options["baseline"] if options.get("baseline") is not None else darkest
+    black = torch.stack([black_of(model, image, options.get("baseline")) for image in images])
     with evaluation_mode(model), torch.no_grad():
         return sums, model(images) - model(black)
 

@@ -7,9 +7,11 @@ most 0 and G one of at least 0,
     p = min(1, 2 (min(L, G) + 1) / (B + 1))
 
 (Davison & Hinkley 1997, chapter 4, inverted percentile interval). B replicates cannot show a p below 2 / (B + 1).
-Holm's step-down correction is over all pairs of methods within one metric.
+Holm's step-down correction is over all m pairs of methods within one metric, so no p_holm could be below 2 m / (B + 1);
+B is therefore raised to what lets the smallest one be `FLOOR` (`enough`).
 """
 
+import math
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
@@ -18,31 +20,43 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from lidc_cdam.metrics.intervals import Weights, percentiles, ratio
+from lidc_cdam.metrics.intervals import Weights, draw_weights, known_mean, percentiles, ratio
+
+FLOOR = 0.01
+"""Smallest `p_holm` that the replicates must be able to show."""
 
 
-def paired_differences(wide: pd.DataFrame, weights: Weights) -> list[dict[str, Any]]:
+def enough(methods: int, replicates: int) -> int:
+    """Replicates for the differences of all pairs of so many methods: at least `replicates`."""
+    return max(replicates, math.ceil(2 * math.comb(methods, 2) / FLOOR) - 1)
+
+
+def paired_differences(
+    wide: pd.DataFrame, patients: Sequence[str], replicates: int, seed: int = 0
+) -> list[dict[str, Any]]:
     """Differences of all pairs of methods.
 
     Args:
-        wide: one row per nodule, one column per method and metric; NaN where a nodule has no figure.
-        weights: replicates of the same nodules.
+        wide: one row per nodule, one column per method and metric, or per method, target and metric; NaN where a nodule
+            has no figure. With targets, a nodule's difference is the mean over the targets that both methods answer.
+        patients: patient of each nodule.
+        replicates: bootstrap replicates at least; see `enough`.
+        seed: seed of the bootstrap.
 
     Returns:
         One record a pair and metric: `metric`, `first`, `second`, `value` (first less second) with `low` and `high`,
         `nodules` that have both, `p` and `p_holm`.
     """
+    methods = wide.columns.get_level_values("method").nunique()
+    weights = draw_weights(patients, enough(methods, replicates), seed)
     found: list[dict[str, Any]] = []
     for metric in wide.columns.get_level_values("metric").unique():
         figures = wide.xs(metric, axis=1, level="metric")
-        records = [
-            _pair(figures[first].to_numpy() - figures[second].to_numpy(), weights, metric, first, second)
-            for first, second in combinations(figures.columns, 2)
-        ]
-        known = [record for record in records if record["p"] is not None]
-        for record, corrected in zip(known, holm([record["p"] for record in known]), strict=True):
-            record["p_holm"] = corrected
-        found += records
+        pairs = list(combinations(figures.columns.get_level_values("method").unique(), 2))
+        if pairs:
+            apart = np.stack([_apart(figures[first], figures[second]) for first, second in pairs], axis=1)
+            names = [{"metric": metric, "first": first, "second": second} for first, second in pairs]
+            found += [{**name, **told} for name, told in zip(names, _tell(apart, weights), strict=True)]
     return found
 
 
@@ -65,16 +79,29 @@ def two_sided(drawn: Float[np.ndarray, " replicate"]) -> float | None:
     return float(min(1.0, 2 * (fewest + 1) / (len(defined) + 1)))
 
 
-def _pair(
-    apart: Float[np.ndarray, " nodule"], weights: Weights, metric: str, first: str, second: str
-) -> dict[str, Any]:
+def _apart(first: pd.Series | pd.DataFrame, second: pd.Series | pd.DataFrame) -> Float[np.ndarray, " nodule"]:
+    """Each nodule's difference, over the targets that both answer."""
+    # Two series, or two tables with a column for each target.
+    apart = (first - second).to_numpy(dtype=np.float64)
+    return apart if apart.ndim == 1 else known_mean(apart, axis=1)
+
+
+def _tell(apart: Float[np.ndarray, "nodule pair"], weights: Weights) -> list[dict[str, Any]]:
+    """Mean, interval, p and corrected p of each pair."""
     known = ~np.isnan(apart)
-    filled = np.where(known, apart, 0.0)
-    every = np.concatenate([np.ones((1, len(apart))), weights])
-    means = ratio(every @ filled, every @ known.astype(np.float64))
-    # Of two methods with one and the same map, rounding must not make a difference.
-    means = np.where(np.abs(means) < 1e-12, 0.0, means)
-    interval = percentiles(float(means[0]), means[1:]).as_dict()
-    p = two_sided(means[1:]) if known.any() else None
-    names = {"metric": metric, "first": first, "second": second}
-    return {**names, **interval, "nodules": int(known.sum()), "p": p, "p_holm": p}
+    filled, counted = np.where(known, apart, 0.0), known.astype(np.float64)
+
+    def means(rows: Weights) -> Float[np.ndarray, "replicate pair"]:
+        found = ratio(rows @ filled, rows @ counted)
+        # Of two methods with one and the same map, rounding must not make a difference.
+        return np.where(np.abs(found) < 1e-12, 0.0, found)
+
+    whole, drawn = means(np.ones((1, len(apart))))[0], means(weights)
+    records: list[dict[str, Any]] = []
+    for value, column, count in zip(whole, drawn.T, known.sum(0), strict=True):
+        p = two_sided(column) if count else None
+        records.append({**percentiles(float(value), column).as_dict(), "nodules": int(count), "p": p, "p_holm": p})
+    answered = [record for record in records if record["p"] is not None]
+    for record, corrected in zip(answered, holm([record["p"] for record in answered]), strict=True):
+        record["p_holm"] = corrected
+    return records

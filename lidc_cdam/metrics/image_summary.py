@@ -5,8 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from lidc_cdam.metrics.differences import paired_differences
+from lidc_cdam.metrics.differences import enough, paired_differences
 from lidc_cdam.metrics.intervals import LEVEL, column_means, draw_weights
+from lidc_cdam.metrics.text_tables import aligned, cell
 
 SHOWN = {
     "fidelity": ("fidelity", ".1f"),
@@ -46,7 +47,8 @@ def summarised(table: pd.DataFrame, methods: Sequence[str], replicates: int, see
     for (method, metric), interval, column in zip(single, column_means(values, weights), values.T, strict=True):
         entry = {**interval.as_dict(), "images": int((column == column).sum())}
         found["methods"].setdefault(method, {})[metric] = entry
-    for record in paired_differences(wide[single], weights):
+    found["bootstrap"]["difference_replicates"] = enough(len(methods), replicates)
+    for record in paired_differences(wide[single], list(map(str, wide.index)), replicates, seed):
         metric, first, second, images = (record.pop(name) for name in ("metric", "first", "second", "nodules"))
         found["differences"].setdefault(metric, {}).setdefault(first, {})[second] = {**record, "images": images}
     return found
@@ -55,16 +57,8 @@ def summarised(table: pd.DataFrame, methods: Sequence[str], replicates: int, see
 def lines_of(summary: dict[str, Any]) -> list[str]:
     """The summary as a small text table, methods as rows."""
     shown = [metric for metric in SHOWN if any(metric in row for row in summary["methods"].values())]
-    cells = [[f"mean of {summary['images']} images", *(SHOWN[metric][0] for metric in shown)]]
-    for method, row in summary["methods"].items():
-        cells.append([method, *(cell(row.get(metric), SHOWN[metric][1]) for metric in shown)])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells]
-
-
-def cell(entry: dict[str, Any] | None, form: str) -> str:
-    """A figure with its interval: `12.2 [11.8, 12.7]`."""
-    if entry is None or entry["value"] is None:
-        return "-"
-    ends = "" if entry["low"] is None else f" [{entry['low']:{form}}, {entry['high']:{form}}]"
-    return f"{entry['value']:{form}}{ends}"
+    cells = [
+        [method, *(cell(row.get(metric), SHOWN[metric][1]) for metric in shown)]
+        for method, row in summary["methods"].items()
+    ]
+    return aligned(cells, [f"mean of {summary['images']} images", *(SHOWN[metric][0] for metric in shown)])

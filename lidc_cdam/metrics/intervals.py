@@ -120,6 +120,12 @@ def column_means(values: Float[np.ndarray, "nodule column"], weights: Weights, l
     return [percentiles(float(value), column, level) for value, column in zip(whole, drawn.T, strict=True)]
 
 
+def known_mean(values: Float[np.ndarray, "..."], axis: int) -> Float[np.ndarray, "..."]:
+    """Mean of the values that are defined along an axis; NaN where none is."""
+    known = ~np.isnan(values)
+    return ratio(np.where(known, values, 0.0).sum(axis), known.sum(axis).astype(np.float64))
+
+
 def ratio(
     numerator: Float[np.ndarray, "*shape"], denominator: Float[np.ndarray, "*shape"]
 ) -> Float[np.ndarray, "*shape"]:

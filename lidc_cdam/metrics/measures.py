@@ -19,6 +19,7 @@ from lidc_cdam.metrics.boxes import BoxDrops, box_area
 from lidc_cdam.metrics.completeness import INTEGRATED, completeness
 from lidc_cdam.metrics.discrimination import Discrimination, of_curves, output_indices
 from lidc_cdam.metrics.faithfulness import LIF, MIF, curves
+from lidc_cdam.metrics.intervals import known_mean
 from lidc_cdam.metrics.localisation import (
     average_precision,
     chance,
@@ -212,13 +213,13 @@ def measure_boxes(case: Case, given: Map) -> Found:
     figures = _discrimination("box", Discrimination(areas), case.model.targets)
     missing = np.isnan(areas).any()
     reason = "no correlation where a map or an output does not change" if missing else ""
-    return Found(figures, {"percent": drops.percent, "r": _mean(r[:, own, own])}, reason)
+    return Found(figures, {"percent": drops.percent, "r": known_mean(r[:, own, own], axis=0)}, reason)
 
 
 def measure_sanity(case: Case, given: Map) -> Found:
     """Rank correlation of the map with that of a model whose weights are fresh from the head down to each stage."""
     found = cascade(case.model, given.again, case.measurement.seed)
-    return Found({f"randomised_{stage}": _mean(values.cpu().numpy().T) for stage, values in found.items()})
+    return Found({f"randomised_{stage}": known_mean(values.cpu().numpy().T, axis=0) for stage, values in found.items()})
 
 
 def measure_repeatability(case: Case, given: Map) -> Found:
@@ -226,13 +227,13 @@ def measure_repeatability(case: Case, given: Map) -> Found:
     original, others = given.again(case.model), given.other_folds()
     if not others:
         return Found({"repeated_fold": np.full(len(given.scores), np.nan)}, reason="the run has one fold")
-    return Found({"repeated_fold": _mean(mean_correlation(original, others).cpu().numpy().T)})
+    return Found({"repeated_fold": known_mean(mean_correlation(original, others).cpu().numpy().T, axis=0)})
 
 
 def measure_other_run(metric: str, case: Case, given: Map) -> Found:
     """Rank correlation of the map with that by the same fold's model of another run."""
     found = rank_correlation(given.again(case.model), given.other_runs[metric]())
-    return Found({metric: _mean(found.cpu().numpy().T)})
+    return Found({metric: known_mean(found.cpu().numpy().T, axis=0)})
 
 
 def measure_completeness(case: Case, given: Map) -> Found:
@@ -314,18 +315,9 @@ def check_maps(scores: Float[Tensor, "target view row column"], size: tuple[int,
 
 def _discrimination(name: str, found: Discrimination, targets: Sequence[str]) -> dict[str, PerTarget]:
     """Own figure, each output's figure under each other target's map, and Delta; mean over the views."""
-    matrix = _mean(found.matrix)
-    figures = {name: matrix.diagonal().copy(), f"{name}_delta": _mean(found.delta)}
+    matrix = known_mean(found.matrix, axis=0)
+    figures = {name: matrix.diagonal().copy(), f"{name}_delta": known_mean(found.delta, axis=0)}
     return figures | {f"{name}_by_{key}": matrix[:, index] for index, key in enumerate(targets)}
-
-
-def _mean(values: Float64[np.ndarray, "view *rest"]) -> Float64[np.ndarray, "*rest"]:
-    """Mean over the views that have an answer; NaN where none has."""
-    known = ~np.isnan(values)
-    total: Float64[np.ndarray, "*rest"] = np.where(known, values, 0).sum(0) / np.where(
-        known.any(0), known.sum(0), np.nan
-    )
-    return total
 
 
 def _columns(values: Float[Tensor, "view target"]) -> PerTarget:

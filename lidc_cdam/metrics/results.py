@@ -11,13 +11,14 @@ from jaxtyping import Float64
 from lidc_cdam.artifacts import EXPLAINER_COLUMNS, EXPLAINERS, SCHEMA, read_cohort, write_table
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import write_json, write_text
-from lidc_cdam.metrics.comparison import ALL, TITLES, cell, compare, lines_of
+from lidc_cdam.metrics.comparison import ALL, TITLES, compare, lines_of
 from lidc_cdam.metrics.gallery import draw_galleries
-from lidc_cdam.metrics.intervals import column_means, draw_weights
+from lidc_cdam.metrics.intervals import column_means, draw_weights, known_mean
 from lidc_cdam.metrics.measures import FAMILIES
 from lidc_cdam.metrics.parts import curves_of, evaluation_folder, rows_of
 from lidc_cdam.metrics.pictures import PICTURES, draw_pictures
 from lidc_cdam.metrics.settings import Measurement
+from lidc_cdam.metrics.text_tables import cell
 from lidc_cdam.progress import say
 
 COMPARISON = "explainers.json"
@@ -124,10 +125,7 @@ def _mean_curve(
     """One curve of one method, of all targets."""
     targets, percent = members[0][2], members[0][1]["percent"]
     values = np.stack([curves[name] for _, curves, _ in members])
-    known = ~np.isnan(values)
-    counts = known.sum(1, keepdims=True)
-    over = np.where(known, values, 0).sum(1, keepdims=True) / np.where(counts > 0, counts, np.nan)
-    every = np.concatenate([values, over], axis=1)
+    every = np.concatenate([values, known_mean(values, axis=1)[:, None]], axis=1)
     weights = draw_weights([patient for patient, _, _ in members], replicates, seed)
     intervals = column_means(every.reshape(len(every), -1), weights)
     rows = [

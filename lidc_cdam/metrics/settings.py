@@ -1,7 +1,7 @@
 """Settings of `evaluate` that decide a value of `explainers.csv`."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lidc_cdam.errors import LidcCdamError
@@ -41,12 +41,16 @@ class Measurement:
 
     def sample(self, nodule_ids: Sequence[str]) -> set[str]:
         """The nodules of a fold whose costly metrics are measured; the same for every method."""
-        ordered = sorted(nodule_ids, key=lambda key: digest_of(f"{self.seed}/{key}").hex())
-        return set(ordered[: self.fidelity_nodules])
+        return set(sample_of(nodule_ids, self.fidelity_nodules, self.seed))
 
     def seed_of(self, nodule_id: str) -> int:
         """Seed of what is drawn for one nodule."""
         return int.from_bytes(digest_of(f"{self.seed}/boxes/{nodule_id}")[:8], "little")
+
+
+def sample_of(nodule_ids: Iterable[str], count: int | None, seed: int) -> list[str]:
+    """The first `count` nodules in an order that the seed draws; a larger count adds to a smaller one's."""
+    return sorted(nodule_ids, key=lambda key: digest_of(f"{seed}/{key}").hex())[:count]
 
 
 def digest_of(text: str) -> bytes:

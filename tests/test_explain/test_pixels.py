@@ -45,9 +45,9 @@ def test_black_of_a_mask_channel_is_outside(model):
     image = torch.zeros(4, 2, 2)
     image[:3] -= torch.arange(4).reshape(2, 2)
     image[3] = 1
-    black = pixels._black(image, None)
+    black = pixels.black_of(model, image, None)
     assert torch.equal(black, torch.tensor([-3.0, -3.0, -3.0, -1.0])[:, None, None].expand(4, 2, 2))
-    assert torch.equal(pixels._black(image, 0.5)[:, 0, 0], torch.tensor([0.5, 0.5, 0.5, -1.0]))
+    assert torch.equal(pixels.black_of(model, image, 0.5)[:, 0, 0], torch.tensor([0.5, 0.5, 0.5, -1.0]))
 
 
 def test_black_is_what_the_windows_lower_end_becomes():

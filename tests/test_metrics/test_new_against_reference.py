@@ -1,13 +1,13 @@
 """The evaluation of maps: the twins against cases by hand and planted maps, the public functions against the twins."""
 
-import importlib
-import inspect
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from reference import (
@@ -51,7 +51,16 @@ from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
+from lidc_cdam.metrics import localisation, perturbation
+from lidc_cdam.metrics.boxes import box_sensitivity as fast_box_sensitivity
+from lidc_cdam.metrics.differences import holm as fast_holm
+from lidc_cdam.metrics.differences import paired_differences
+from lidc_cdam.metrics.discrimination import Discrimination
 from lidc_cdam.metrics.faithfulness import blur, fidelity
+from lidc_cdam.metrics.inpainting import inpaint
+from lidc_cdam.metrics.intervals import draw_weights
+from lidc_cdam.metrics.measures import compactness as fast_compactness
+from lidc_cdam.metrics.sanity import rank_correlation
 
 # --- The twins themselves: fill-ins -----------------------------------------------------------------------------------
 
@@ -339,18 +348,6 @@ def test_holm_by_hand() -> None:
 # --- The public functions ---------------------------------------------------------------------------------------------
 
 
-def public(name: str, *modules: str) -> Callable[..., Any]:
-    """The function called `name` of the first of these modules of `lidc_cdam.metrics` that has it, or a skip."""
-    for module in modules:
-        try:
-            found = getattr(importlib.import_module(f"lidc_cdam.metrics.{module}"), name, None)
-        except ModuleNotFoundError:
-            continue
-        if found is not None:
-            return found
-    pytest.skip(f"no {name} in lidc_cdam.metrics.{{{','.join(modules)}}}")
-
-
 def wavy(images: Tensor) -> Tensor:
     """A nonlinear function of images with three outputs."""
     places = torch.arange(images[0].numel(), dtype=images.dtype).reshape(images.shape[1:])
@@ -372,9 +369,9 @@ FILLS: dict[str, Fill] = {"blur": blur_fill(1.2, round(4 * 1.2)), "mean": mean_f
 
 
 @pytest.mark.parametrize("fill", FILLS)
-def test_fidelity_with_every_fill_equals_its_twin(fill: str) -> None:
-    if "fill" not in inspect.signature(fidelity).parameters:
-        pytest.skip("fidelity has one fill")
+def test_fidelity_with_every_fill_equals_its_twin(fill: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twin solves for in-painted pixels exactly; the method, iterating, is asked for the same here."""
+    monkeypatch.setattr(perturbation, "inpaint", partial(inpaint, tolerance=1e-13))
     images, maps = scene()
     # Six steps: the last in-paints where nothing is left.
     found = fidelity(wavy, images, maps, 1, steps=6, blur_sigma=1.2, fill=fill, batch_size=5)
@@ -385,19 +382,13 @@ def test_fidelity_with_every_fill_equals_its_twin(fill: str) -> None:
         assert found.area[i] == pytest.approx(twin.area)
 
 
-def box_curve(found: Any) -> np.ndarray:
-    """R(b) [image side] of what `box_sensitivity` gives."""
-    return np.asarray(getattr(found, "r", found))
-
-
 SIDES = (2, 4)
 
 
 def test_box_sensitivity_tends_to_the_correlation_over_all_boxes() -> None:
     """Against every box of the image in place of the method's own draws: within five standard errors of r."""
-    boxes = public("box_sensitivity", "faithfulness", "boxes", "box")
     images, maps = scene()
-    curve = box_curve(boxes(wavy, images, maps, 1, SIDES, boxes=3000, seed=0, blur_sigma=1.2))
+    curve = fast_box_sensitivity(wavy, images, maps, 1, SIDES, boxes=3000, seed=0, blur_sigma=1.2).r
     for i, place in itertools.product(range(2), range(len(SIDES))):
         side = SIDES[place]
         exact = box_r(answer(1), images[i].numpy(), maps[i].tolist(), FILLS["blur"], all_corners(8, 8, side), side)
@@ -405,7 +396,6 @@ def test_box_sensitivity_tends_to_the_correlation_over_all_boxes() -> None:
 
 
 def test_box_sensitivity_of_an_additive_output_is_one_for_its_own_map() -> None:
-    boxes = public("box_sensitivity", "faithfulness", "boxes", "box")
     images, _ = scene()
     weights = torch.randn(2, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
@@ -414,51 +404,98 @@ def test_box_sensitivity_of_an_additive_output_is_one_for_its_own_map() -> None:
 
     own = (weights * (images - blur(images, 1.2))).sum(1)
     curves = [
-        box_curve(boxes(plain, images, sign * own, 0, SIDES, boxes=20, seed=0, blur_sigma=1.2)) for sign in (1, -1)
+        fast_box_sensitivity(plain, images, sign * own, 0, SIDES, boxes=20, seed=0, blur_sigma=1.2).r
+        for sign in (1, -1)
     ]
     np.testing.assert_allclose(curves[0], 1)
     np.testing.assert_allclose(curves[1], -1)
 
 
-@pytest.mark.parametrize(
-    ("name", "twin"),
-    [
-        ("relevance_mass_soft", soft_relevance_mass),
-        ("relevance_rank_soft", soft_relevance_rank),
-        ("auprc", average_precision),
-        ("compactness", lambda scores, _: compactness(scores)),
-    ],
-)
-def test_figures_of_a_map_equal_their_twins(name: str, twin: Callable[..., float]) -> None:
-    fast = public(name, "localisation", "compactness", "faithfulness", "measures")
+def any_marked(fractions: list[list[float]]) -> int:
+    """K of `localisation.soft_rank`: the pixels that any reader marked."""
+    return sum(fraction > 0 for row in fractions for fraction in row)
+
+
+FIGURES: dict[str, tuple[Callable[..., Any], Callable[..., float]]] = {
+    "soft mass": (localisation.soft_mass, soft_relevance_mass),
+    "soft rank": (
+        localisation.soft_rank,
+        lambda scores, marks: soft_relevance_rank(scores, marks, any_marked(marks)),
+    ),
+    "chance of soft rank": (
+        lambda _, marks: localisation.chance(marks > 0),
+        lambda _, marks: chance_of_soft_rank(marks, any_marked(marks)),
+    ),
+    "AUPRC": (
+        lambda scores, marks: localisation.average_precision(scores, marks >= 0.5),
+        lambda scores, marks: average_precision(scores, (np.array(marks) >= 0.5).tolist()),
+    ),
+    "compactness": (
+        lambda scores, _: fast_compactness(torch.from_numpy(scores)),
+        lambda scores, _: compactness(scores),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_of_a_map_equal_their_twins(name: str) -> None:
+    fast, twin = FIGURES[name]
     rng = np.random.default_rng(0)
     for trial in range(12):
         # Half of the maps are upsampled tokens, full of ties.
         tokens = rng.normal(size=(2, 3) if trial % 2 else (4, 6))
         scores = np.array(nearest_upsampled(tokens.tolist(), 4, 6))
-        inside = rng.integers(0, 5, (4, 6)) / 4
-        inside[0, 0] = 1.0
-        if name == "auprc":
-            inside = inside >= 0.5
-        found = float(fast(scores) if name == "compactness" else fast(scores, inside))
-        assert found == pytest.approx(twin(scores.tolist(), inside.tolist()), nan_ok=True)
+        marks = rng.integers(0, 5, (4, 6)) / 4
+        marks[0, 0] = 1.0
+        assert float(fast(scores, marks)) == pytest.approx(twin(scores.tolist(), marks.tolist()), nan_ok=True)
+
+
+@pytest.mark.parametrize("grid", [(2, 3), (4, 6)])
+def test_chance_of_average_precision_equals_its_twin(grid: tuple[int, int]) -> None:
+    mask = np.random.default_rng(0).random((4, 6)) < 0.4
+    cells = torch.from_numpy(mask.reshape(grid[0], 4 // grid[0], grid[1], 6 // grid[1]).mean((1, 3)))
+    found = float(localisation.chance_precision(cells, torch.ones(grid, dtype=torch.bool)))
+    assert found == pytest.approx(chance_of_average_precision(mask.tolist(), *grid))
 
 
 def test_deltas_of_a_matrix_equal_their_twin() -> None:
-    fast = public("deltas", "discrimination", "faithfulness", "measures")
     matrix = np.random.default_rng(0).normal(size=(8, 8))
-    np.testing.assert_allclose(fast(matrix), deltas(matrix.tolist()))
+    found = Discrimination(matrix[None])
+    np.testing.assert_allclose(found.delta[0], deltas(matrix.tolist()))
+    np.testing.assert_allclose(found.pairs[0], pair_deltas(matrix.tolist()))
 
 
 @pytest.mark.parametrize("values", [[0.03, 0.01, 0.4, 0.02], [0.5, 0.001, 0.001, 0.2, 0.049], [0.9]])
 def test_holms_correction_equals_its_twin(values: Sequence[float]) -> None:
-    fast = public("holm", "intervals", "comparison", "multiple", "methods")
-    np.testing.assert_allclose(np.asarray(fast(np.array(values)), dtype=float), holm(values))
+    np.testing.assert_allclose(fast_holm(values), holm(values))
+
+
+def test_paired_differences_equal_their_twin() -> None:
+    """Three methods on eight patients' nodules, over the very same draws of patients."""
+    rng = np.random.default_rng(0)
+    names = pd.MultiIndex.from_product([["a", "b", "c"], ["m"]], names=["method", "metric"])
+    wide = pd.DataFrame(rng.normal(size=(20, 3)), columns=names)
+    patients = [f"p{number}" for number in rng.integers(0, 8, 20)]
+    found = paired_differences(wide, patients, 700, 5)
+    first = [patients.index(patient) for patient in dict.fromkeys(patients)]
+    draws = [
+        [patients[row] for row in first for _ in range(int(weights[row]))] for weights in draw_weights(patients, 700, 5)
+    ]
+    twins = {
+        (one, other): paired_difference(list(wide[one, "m"]), list(wide[other, "m"]), patients, draws)
+        for one, other in itertools.combinations("abc", 2)
+    }
+    corrected = holm([twin.p for twin in twins.values()])
+    for record, (pair, twin), p_holm in zip(found, twins.items(), corrected, strict=True):
+        assert (record["first"], record["second"]) == pair
+        for key in ("value", "low", "high", "p"):
+            assert record[key] == pytest.approx(getattr(twin, key)), (pair, key)
+        assert record["p_holm"] == pytest.approx(p_holm)
 
 
 def test_rank_correlation_of_maps_equals_its_twin() -> None:
-    fast = public("rank_correlation", "sanity", "stability", "repeatability")
     rng = np.random.default_rng(0)
     for _ in range(5):
         first, second = rng.integers(-4, 5, (2, 4, 5)).astype(float)
-        assert float(fast(first, second)) == pytest.approx(spearman(first.tolist(), second.tolist()))
+        found = float(rank_correlation(torch.from_numpy(first), torch.from_numpy(second)))
+        assert found == pytest.approx(spearman(first.tolist(), second.tolist()))

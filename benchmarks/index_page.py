@@ -57,7 +57,9 @@ def rows(count: int) -> list[dict[str, Any]]:
 
 def page_of(count: int) -> str:
     """The index of `count` nodules."""
-    content = index_content([], rows(count)) | {"targets": [{"key": key, "title": TARGETS[key].title} for key in TARGETS]}
+    content = index_content([], rows(count)) | {
+        "targets": [{"key": key, "title": TARGETS[key].title} for key in TARGETS]
+    }
     return html.render_index(content)
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lidc_cdam.artifacts import SCHEMA
 from lidc_cdam.geometry import take_view
 from lidc_cdam.quality import FLAGS, flag_kind
 from lidc_cdam.vocabulary import MALIGNANCY, TARGETS
@@ -101,6 +102,8 @@ def _run_facts(run: Run) -> dict[str, Any]:
 
 def _figures(summary: Mapping[str, Any]) -> list[str]:
     """The two main figures, each beside one baseline; the run report has all of them."""
+    if summary.get("schema") != SCHEMA:
+        return []
     metrics, beside = summary.get("metrics", {}), summary.get("baselines", {})
     sentences = []
     auc = told(metrics.get(MALIGNANCY.key, {}).get("auc"))

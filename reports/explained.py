@@ -62,6 +62,12 @@ FIGURES: dict[str, str] = {
     "sanity": "Rank correlation with the original map as weights are made random",
 }
 
+BESIDE = {
+    "causes": "Maps against known causes (phantoms)",
+    "claims": "Where biomarker maps lie, by distance from the readers' surface",
+}
+"""Figures of other commands on the run's maps."""
+
 
 def explainers_blocks(facts: Facts) -> list[Block]:
     """Table, differences, meanings and figures; or the command that measures."""
@@ -134,6 +140,10 @@ def _figures(facts: Facts) -> list[Block]:
         plate(folder / f"{name}.svg", title, f"{title}. The table above holds the means.")
         for name, title in drawn.items()
     ]
+    for name, title in BESIDE.items():
+        path = facts.run.folder / "figures" / f"{name}.svg"
+        if path.exists():
+            made.append(plate(path, title, f"{title}; docs/metrics.md and the run's tables hold the numbers."))
     for key, target in TARGETS.items():
         path = folder / f"gallery_{key}.svg"
         if path.exists():

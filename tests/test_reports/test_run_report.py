@@ -154,7 +154,7 @@ def test_what_is_missing_or_damaged_is_named_in_its_place(tmp_path, damage, sent
     damage(cohort)
     write_run_report(tmp_path / "out", [open_run(cohort.biomarkers, "cdam")[0]], 0, "renderer")
     page = page_of(tmp_path / "out")
-    assert sentence in page
+    assert sentence.replace("`", "") in re.sub("</?code>", "", page)
     assert str(tmp_path) not in page
     words = re.sub(r"\W+", "", sentence)
     assert words in re.sub(r"\W+", "", "".join(text_of((tmp_path / "out" / "run.pdf").read_bytes())))

@@ -267,6 +267,7 @@ def case_key(runs: Sequence[Run], cases: Sequence[Case | None], renderer: str) -
         paths = (
             crop_files.crop_path(run.data, case.nodule_id),
             crop_files.mask_path(run.data, case.nodule_id),
+            crop_files.reader_masks_path(run.data, case.nodule_id),
             *(artifacts.maps_path(run.folder, case.fold, name, case.nodule_id) for name in methods),
         )
         for path in paths:

@@ -44,6 +44,7 @@ def viewer_data(material: Material, document: dict[str, Any]) -> dict[str, Any]:
         "central": material.central,
         "hu": packed(crop.hu.astype("<i2")),
         "marked": packed(crop.readers),
+        "each": _each_reader(material),
         "views": [
             {"key": view.key, "title": view.title, "axis": view.axis, "flip": view.flip_rows, "letters": view.letters}
             for view in VIEWS.values()
@@ -70,6 +71,18 @@ def viewer_data(material: Material, document: dict[str, Any]) -> dict[str, Any]:
 def packed(array: Shaped[np.ndarray, "..."]) -> str:
     """An array's bytes (little-endian, C order), deflated, in base64."""
     return base64.b64encode(zlib.compress(np.ascontiguousarray(array).tobytes(), 9)).decode()
+
+
+def _each_reader(material: Material) -> dict[str, Any] | None:
+    """What each reader marked, as bits of a voxel's number; None where extraction saw only how many they were."""
+    try:
+        stored = crop_files.read_reader_masks(material.runs[0].data, material.case.nodule_id)
+    except LidcCdamError:
+        return None
+    if stored is None or stored[0].shape[1:] != material.crop.hu.shape:
+        return None
+    bits = sum(mask.astype("<u2") << place for place, mask in enumerate(stored[0]))
+    return {"count": len(stored[0]), "bits": packed(np.asarray(bits, "<u2"))}
 
 
 def _layers(material: Material, index: int) -> list[dict[str, Any]]:

@@ -29,6 +29,8 @@ NEEDED = (
     "ImageOrientationPatient",
 )
 """What is taken from a source slice; nothing else of it can reach an output."""
+MOST_NAME = 64
+"""Characters of a DICOM name's component, with the mark at its end."""
 KEPT = (*NEEDED, "SliceThickness", "PositionReferenceIndicator")
 
 
@@ -95,7 +97,7 @@ def read_source(paths: Collection[Path], patient_id: str) -> list[Dataset]:
     found = [slices[place] for place in sorted(slices)]
     if not found:
         raise LidcCdamError(
-            f"The series in {next(iter(paths)).parent} must hold CT slices with positions, but has none."
+            "The nodule's series below --dicom must hold CT slices with positions, but has none; export it as nifti."
         )
     grids = {(one.Rows, one.Columns, *map(float, one.ImageOrientationPatient)) for one in found}
     if len(grids) > 1:
@@ -139,7 +141,16 @@ def near(source: Sequence[Dataset], layer: Layer) -> list[Dataset]:
 
 
 def person_name(patient_id: str) -> str:
-    """The pseudonym as a DICOM name of one component."""
+    """The pseudonym as a DICOM name of one component.
+
+    Raises:
+        LidcCdamError: DICOM's identifiers and names cannot hold it (PS3.5 6.2, LO and PN).
+    """
+    if not 0 < len(patient_id) < MOST_NAME or not patient_id.isprintable() or set(patient_id) & set("\\^="):
+        raise LidcCdamError(
+            f"patient_id must be 1 to {MOST_NAME - 1} printable characters without \\, ^ and = to stand in DICOM, but "
+            f"got {patient_id[:40]!a} of {len(patient_id)}; export the nodule as nifti or nrrd."
+        )
     return f"{patient_id}^"
 
 

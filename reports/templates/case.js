@@ -60,15 +60,17 @@ function cubeMap(layer, target, view, depth) {
 function cutAt(view, depth) {
   const place = views.get(view);
   const { side, unread } = given;
-  return { hu: cutOf(volume.hu, place, side, depth), marked: cutOf(volume.marked, place, side, depth), side, unread };
+  const each = volume.each && cutOf(volume.each, place, side, depth);
+  return { hu: cutOf(volume.hu, place, side, depth), marked: cutOf(volume.marked, place, side, depth), each, side, unread };
 }
 
 const consensusLeast = Math.max(1, Math.ceil(given.level * given.readers - 1e-9));
 
-// Which outlines to draw: the least number of readers, and how the line looks.
+// Which outlines to draw: the least number of readers or one reader's place, and how the line looks.
 function outlineLevels(kind) {
   const consensus = { least: consensusLeast, kind: "consensus" };
   const each = Array.from({ length: given.readers }, (_, place) => ({ least: place + 1, kind: "reader" }));
+  if (kind.startsWith("reader ")) return [consensus, { reader: Number(kind.slice(7)) - 1, kind: "reader" }];
   return { none: [], consensus: [consensus], both: [each[0], consensus], each: [...each, consensus] }[kind];
 }
 
@@ -271,6 +273,9 @@ function prepareControls() {
     ...given.targets.filter(({ key }) => layerFor(key)).map(({ key, title }) => [`target:${key}`, title]),
     ...methods.map((method) => [`method:${method}`, `method ${method}`]),
   ]);
+  for (let number = 1; number <= (given.each?.count ?? 0); number++) {
+    element("outlines").add(new Option(`consensus, reader ${number}`, `reader ${number}`));
+  }
   element("slice").max = given.side;
   const onInput = (id, change) => element(id).addEventListener("input", (event) => change(Number(event.target.value)));
   onInput("slice", (value) => setSlice(state.view, value - 1));
@@ -439,6 +444,7 @@ async function savePicture(told = "Picture saved.") {
 
 async function start() {
   volume = { hu: await unpack(given.hu, Int16Array), marked: await unpack(given.marked, Uint8Array) };
+  volume.each = given.each && await unpack(given.each.bits, Uint16Array);
   for (const layer of given.layers) layer.values = await unpack(layer.scores, Float32Array);
   state = initial();
   prepareControls();

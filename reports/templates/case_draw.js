@@ -101,8 +101,9 @@ function annotate(context, size, view, sideMm, research) {
 
 // The readers' outlines: the consensus thick and solid, others thin.
 function outline(context, size, cut, levels, colours) {
-  for (const { least, kind } of levels) {
-    const mask = Float32Array.from(cut.marked, (count) => (count >= least ? 1 : 0));
+  for (const { least, reader, kind } of levels) {
+    const marked = reader === undefined ? (place) => cut.marked[place] >= least : (place) => (cut.each[place] >> reader) & 1;
+    const mask = Float32Array.from(cut.marked, (_, place) => Number(marked(place)));
     const lines = contours(mask, cut.side, cut.side, 0.5);
     stroke(context, size, lines, colours[kind], kind === "consensus" ? 0.0085 : 0.0045);
   }

@@ -305,6 +305,24 @@ def test_window_by_preset_keys_numbers_and_drag(shown):
     assert (shown.pressed("window"), shown.page.input_value("#width")) == ([], "400")
 
 
+def test_each_reader_has_an_outline_where_extraction_saw_them(browser, tmp_path):
+    cohort = world.make(tmp_path, count=2, padded=0)
+    masks = np.zeros((2, *(world.SIDE,) * 3), dtype=bool)
+    masks[0, 8:24, 4:8, 4:8] = masks[1, 8:24, 24:28, 24:28] = True
+    crop_files.write_reader_masks(cohort.data, cohort.nodules[0], masks, [1, 2])
+    report(cohort.malignancy, tmp_path / "out", nodules=[cohort.nodules[0]])
+    with Page(browser, tmp_path / "out" / f"{cohort.nodules[0]}.html") as page:
+        drawn = {}
+        for choice in ("consensus", "reader 1", "reader 2"):
+            page.page.select_option("#outlines", choice)
+            page.settle()
+            drawn[choice] = page.pixels()
+        half = len(drawn["consensus"]) // 2
+        for choice, here in (("reader 1", (slice(0, half),) * 2), ("reader 2", (slice(half, None),) * 2)):
+            changed = np.abs(drawn[choice] - drawn["consensus"]).max(-1) > 40
+            assert changed.sum() == changed[here].sum() > 50
+
+
 def test_map_and_outlines_are_switched(shown):
     mapped = shown.pixels()
     shown.press(" ")

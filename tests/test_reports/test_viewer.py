@@ -36,6 +36,18 @@ def test_the_cube_the_counts_and_the_scores_are_exact(tmp_path):
     assert data["unread"] == crop_files.PADDING_HU
 
 
+def test_each_reader_travels_where_extraction_saw_them(tmp_path):
+    cohort = world.make(tmp_path, count=2)
+    assert data_of(cohort.malignancy)[2]["each"] is None
+    masks = np.random.default_rng(3).random((4, *(world.SIDE,) * 3)) > 0.5
+    crop_files.write_reader_masks(cohort.data, cohort.nodules[0], masks, [1, 2, 3, 4])
+    each = data_of(cohort.malignancy)[2]["each"]
+    bits = unpacked(each["bits"], "<u2").reshape(masks.shape[1:])
+    assert [np.array_equal((bits >> place) & 1, masks[place]) for place in range(each["count"])] == [True] * 4
+    crop_files.reader_masks_path(cohort.data, cohort.nodules[0]).write_bytes(b"damaged")
+    assert data_of(cohort.malignancy)[2]["each"] is None
+
+
 def test_other_methods_travel_too_and_damaged_ones_do_not(tmp_path):
     cohort = world.make(tmp_path, count=2)
     own = artifacts.read_maps(artifacts.maps_path(cohort.malignancy, 0, "cdam", cohort.nodules[0]))

@@ -182,6 +182,25 @@ def open_run(run: Path, method: str, data: Path | None = None) -> tuple[Run, lis
     return facts, cases
 
 
+def chosen_nodules(known: Sequence[str], asked: Sequence[str] | None, run: Path) -> list[str]:
+    """The nodules that a command works on: those asked for, each once, or all.
+
+    Args:
+        known: the run's test nodules.
+        asked: values of --nodules; None takes all.
+        run: folder of the run, for the error.
+
+    Raises:
+        LidcCdamError: one of them is no test nodule.
+    """
+    unknown = [nodule for nodule in asked or () if nodule not in known]
+    if unknown:
+        raise LidcCdamError(
+            f"--nodules must be test nodules of {run} (see its {artifacts.PREDICTIONS}); got {', '.join(unknown)}."
+        )
+    return list(known if asked is None else dict.fromkeys(asked))
+
+
 def _from_cohort(cohort: pd.DataFrame, nodule: str) -> dict[str, Any]:
     """A nodule's label, the readers' median malignancy and what the table says of its scan."""
     if nodule not in cohort.index:

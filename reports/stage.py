@@ -16,7 +16,7 @@ from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import replacing, write_text
 from lidc_cdam.progress import say
 from reports import html, pdf
-from reports.context import SAFE_NAME, Case, Run, case_key, open_run
+from reports.context import SAFE_NAME, Case, Run, case_key, chosen_nodules, open_run
 from reports.facts import without_paths
 from reports.index import index_content, index_row
 from reports.material import load
@@ -135,7 +135,7 @@ def _gather(
             )
     runs = tuple(facts for facts, _ in opened)
     tables = [{case.nodule_id: case for case in cases} for _, cases in opened]
-    chosen = _chosen(list(tables[0]), nodules, run)
+    chosen = chosen_nodules(list(tables[0]), nodules, run)
     items = []
     for nodule in chosen:
         cases = tuple(table.get(nodule) for table in tables)
@@ -146,17 +146,6 @@ def _gather(
 def _key(runs: Sequence[Run], cases: Sequence[Case | None]) -> str:
     nodule = next(case.nodule_id for case in cases if case is not None)
     return case_key(runs, cases, _renderer()) if SAFE_NAME.fullmatch(nodule) else ""
-
-
-def _chosen(known: Sequence[str], nodules: Sequence[str] | None, run: Path) -> list[str]:
-    if nodules is None:
-        return list(known)
-    unknown = [nodule for nodule in nodules if nodule not in known]
-    if unknown:
-        raise LidcCdamError(
-            f"--nodules must be test nodules of {run} (see its {artifacts.PREDICTIONS}); got {', '.join(unknown)}."
-        )
-    return list(dict.fromkeys(nodules))
 
 
 def _predictions(run: Run) -> str:

@@ -15,7 +15,6 @@ MAKER, MODEL = "lidc-cdam developers", "lidc-cdam"
 Made = TypeVar("Made", bound=Dataset)
 BODY_PART = "CHEST"
 """An unpaired part, so that no object must name a side."""
-RESEARCH = "Research use only - not for diagnosis"
 
 
 @dataclass(frozen=True)

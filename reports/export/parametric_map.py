@@ -10,8 +10,9 @@ from pydicom.sr.codedict import codes
 
 from lidc_cdam.vocabulary import TARGETS
 from reports.export.grids import Extent, frames_of
-from reports.export.objects import BODY_PART, RESEARCH, Identity, describe
+from reports.export.objects import BODY_PART, Identity, describe
 from reports.export.subject import Layer, Subject
+from reports.figures import RESEARCH
 
 
 def parametric_map(

@@ -10,8 +10,9 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from reports.export.grids import Extent, frames_of
-from reports.export.objects import MAKER, RESEARCH, Identity, describe, version
+from reports.export.objects import MAKER, Identity, describe, version
 from reports.export.subject import Layer, Subject
+from reports.figures import RESEARCH
 
 CONSENSUS_SEGMENT = 1
 """Number of the consensus among the segments; readers follow."""

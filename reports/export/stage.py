@@ -14,7 +14,7 @@ from lidc_cdam.compute import map_items
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import replacing
 from lidc_cdam.progress import say
-from reports.context import SAFE_NAME, Case, Run, open_run
+from reports.context import SAFE_NAME, Case, Run, chosen_nodules, open_run
 from reports.export.capture import captures, encapsulated_pdf
 from reports.export.grids import Extent
 from reports.export.parametric_map import parametric_map
@@ -160,7 +160,8 @@ def export(
     """
     formats = _formats(format, dicom)
     facts, cases = open_run(run, method, data)
-    chosen = _chosen(cases, nodules, run)
+    known = {case.nodule_id: case for case in cases}
+    chosen = [known[nodule] for nodule in chosen_nodules(list(known), nodules, run)]
     config = {"method": method, "extent": extent, "formats": list(formats), "nodules": nodules}
     inputs: dict[str, Path | str] = {"run": facts.config_sha256, "predictions": run / artifacts.PREDICTIONS}
     record = provenance.begin(out, "export", config, inputs, "export into another --out")
@@ -193,16 +194,6 @@ def _formats(asked: Sequence[str], dicom: Path | None) -> tuple[str, ...]:
             f"--dicom, or choose among {', '.join(name for name, form in FORMATS.items() if not form.placed)}."
         )
     return tuple(name for name in FORMATS if name in names)
-
-
-def _chosen(cases: Sequence[Case], nodules: Sequence[str] | None, run: Path) -> list[Case]:
-    known = {case.nodule_id: case for case in cases}
-    unknown = [nodule for nodule in nodules or () if nodule not in known]
-    if unknown:
-        raise LidcCdamError(
-            f"--nodules must be test nodules of {run} (see its {artifacts.PREDICTIONS}); got {', '.join(unknown)}."
-        )
-    return list(known.values()) if nodules is None else [known[nodule] for nodule in dict.fromkeys(nodules)]
 
 
 def _export(

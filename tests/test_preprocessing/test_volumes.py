@@ -115,6 +115,11 @@ def _compare(one: Path, other: Path, tolerance: int) -> None:
         assert np.abs(crop.hu.astype(int) - again.hu).max() <= tolerance
         assert np.mean(crop.hu != again.hu) < 0.01
         np.testing.assert_array_equal(crop.readers, again.readers)
+        (masks, readers), (masks_again, readers_again) = (
+            crop_files.read_reader_masks(each, name) for each in (one, other)
+        )
+        np.testing.assert_array_equal(masks, masks_again)
+        assert readers == readers_again
         assert again.origin_mm == pytest.approx(crop.origin_mm, abs=1e-4)
         assert (record.flags, record.padded_share) == (others[name].flags, others[name].padded_share)
 

@@ -200,9 +200,10 @@ def _other_forms(name: str, command: Command, form: str) -> str | None:
 CONFIG_HELP = "YAML file with values for the options below; its keys are written with underscores (`max_lr: 3e-5`)."
 PLAIN_HELP: tuple[tuple[str, str], ...] = (
     (r"<class\s+'(\w+)'>", r"\1"),
-    (r"Optional\[([\w\[\]]+)\]", r"\1"),
-    (r"\s\|\s+null", ""),
+    (r"Optional\[((?:[^][]|\[(?:[^][]|\[[^][]*\])*\])*)\]", r"\1"),
+    (r"\s+\|\s+null", ""),
     (r"(type:\s+)Path\b", r"\1path"),
+    (r",?\s+type:\s+Literal\[[^\]]*\](?=\))", ""),
     (r"type:\s+Literal\[[^\]]*\],\s+", ""),
     (r"default:\s+null", "default: none"),
     (r", --\w+\+ \S+", ""),

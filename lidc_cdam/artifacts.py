@@ -259,8 +259,18 @@ def write_predictions(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_predictions(path: Path, step: str = "crossval") -> pd.DataFrame:
-    """Read a `predictions.csv`."""
-    return read_table(path, PREDICTION_IDENTITY, step)
+    """Read a `predictions.csv`.
+
+    Raises:
+        LidcCdamError: as `read_table`, or a value is no number.
+    """
+    table = read_table(path, PREDICTION_IDENTITY, step)
+    for name in table.columns:
+        if name.endswith(("_true", "_predicted")) and not pd.api.types.is_numeric_dtype(table[name]):
+            raise LidcCdamError(
+                f"{path} must hold numbers in the column {name}, but it holds words; run `lidc-cdam {step}` again."
+            )
+    return table
 
 
 def predicted_keys(table: pd.DataFrame) -> tuple[str, ...]:

@@ -128,9 +128,25 @@ def published_weights(name: str) -> Path:
     if row.tag:
         return hub.timm_file(f"{row.architecture}.{row.tag}")
     raise LidcCdamError(
-        f"--weights hub has no weights for {name}, which is trained from scratch; leave --weights out, "
-        f"or give the path of a model trained earlier."
+        f"--weights hub has no weights for {name}, which is trained from scratch; give the path of a model "
+        f"trained earlier (`train` on nodules and `crossval` also do without --weights)."
     )
+
+
+def weights_file(name: str, weights: str | Path) -> Path:
+    """The file that `--weights` names for a backbone: `hub` or a path.
+
+    Raises:
+        LidcCdamError: there is no such file, or as `published_weights`.
+    """
+    if weights == HUB:
+        return published_weights(name)
+    path = Path(weights)
+    if not path.is_file():
+        raise LidcCdamError(
+            f"--weights must be {HUB!r} or a file of weights (.safetensors, .pth, .pt); {path} is none."
+        )
+    return path
 
 
 def load_weights(backbone: VisionTransformer, name: str, path: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
-from lidc_cdam.backbones import BACKBONES, HUB, build_backbone, published_weights
+from lidc_cdam.backbones import BACKBONES, HUB, build_backbone, weights_file
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.images import Classes, Input, input_of
 from lidc_cdam.model import DESCRIPTION, NoduleModel
@@ -120,7 +120,7 @@ def published_classifier(name: str, weights: str | Path) -> ImageClassifier:
     Raises:
         LidcCdamError: the weights are missing, do not fit, or hold no classifier.
     """
-    path = published_weights(name) if weights == HUB else Path(weights)
+    path = weights_file(name, weights)
     backbone, found = build_backbone(name, path), read_classifier(path)
     if found is None:
         raise LidcCdamError(

@@ -111,7 +111,9 @@ def begin(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise LidcCdamError(f"The output folder must be a folder, but {folder} is a file; {remedy}.") from error
+        raise LidcCdamError(
+            f"The output folder must be a folder, but {folder} is a file or lies in one; {remedy}."
+        ) from error
     digests = {name: sha256(source) if isinstance(source, Path) else source for name, source in (inputs or {}).items()}
     claim = {"config": _plain(dict(config)), "inputs": digests}
     earlier = _read(folder).get(stage)

@@ -106,6 +106,13 @@ class Case:
         return self.record is not None and quality.SYNTHETIC in self.record.flags
 
 
+def _summary(path: Path) -> dict[str, Any]:
+    stored = read_json(path) if path.exists() else {}
+    if not isinstance(stored, dict):
+        raise LidcCdamError(f"{path} must be a JSON object; delete it and run `lidc-cdam crossval` again.")
+    return stored
+
+
 def open_run(run: Path, method: str, data: Path | None = None) -> tuple[Run, list[Case]]:
     """Read a run's facts and one case per nodule of its `predictions.csv`.
 
@@ -151,7 +158,7 @@ def open_run(run: Path, method: str, data: Path | None = None) -> tuple[Run, lis
         versions=record.get("versions", {}),
         consensus_level=dataset.consensus_level,
         shown=tuple(shown_words(config)),
-        summary=read_json(run / artifacts.SUMMARY) if (run / artifacts.SUMMARY).exists() else {},
+        summary=_summary(run / artifacts.SUMMARY),
         views=tuple(config["views"]),
         beside={name: read_scales(run, name, rows).limits for name in others[:MOST_METHODS]},
         held=calibration.held,

@@ -61,6 +61,8 @@ def report(
     Raises:
         LidcCdamError: an artefact is missing, a nodule is unknown, or `out` holds reports of something else.
     """
+    if combined is not None and (combined.suffix.lower() != ".pdf" or combined.is_dir()):
+        raise LidcCdamError(f"--combined must be a PDF file to write, such as REPORT/all.pdf; got {combined}.")
     runs, items = _gather(run, also_run, method, data, nodules, out)
     if combined is not None and len(items) > MOST_COMBINED:
         raise LidcCdamError(
@@ -215,7 +217,12 @@ def _tell(runs: Sequence[Run], results: Sequence[Any], failed: Sequence[Any], ou
     for run in runs:
         if not run.limits:
             command = f"lidc-cdam explain --run {run.folder} --method {run.method}"
-            say(f"{run.folder} has no {run.method} maps, so its reports show none; run `{command}`, then report again.")
+            others = f", only those of {', '.join(run.beside)}" if run.beside else ""
+            say(
+                f"{run.folder} has no {run.method} maps{others}, so its reports show none of them; "
+                f"run `{command}`, then report again."
+            )
     if failed:
-        say(f"{len(failed)} nodules have no report; {out / artifacts.FAILED} gives each reason.")
+        some = "1 nodule has" if len(failed) == 1 else f"{len(failed)} nodules have"
+        say(f"{some} no report; {out / artifacts.FAILED} gives each reason.")
     say(f"Wrote HTML and PDF reports of {len(results) - len(failed)} nodules; open {out / INDEX}.")

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from lidc_cdam import provenance
 from lidc_cdam.artifacts import CONFIG, FAILED, PREDICTIONS, read_arrays, write_table
-from lidc_cdam.backbones import BACKBONES, HUB, build_backbone, published_weights
+from lidc_cdam.backbones import BACKBONES, HUB, build_backbone, weights_file
 from lidc_cdam.classifier import ImageClassifier, normalised, published_input
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import held, replacing, write_json, write_text
@@ -97,7 +97,7 @@ def train_images(task: Literal["images"], data: Path, out: Path, settings: Image
     if readers < 0:
         raise LidcCdamError(f"--readers must be at least 0; got {readers}.")
     folder = read_folder(data, settings.val_share, settings.seed)
-    weights = published_weights(settings.backbone) if settings.weights == HUB else Path(settings.weights)
+    weights = weights_file(settings.backbone, settings.weights)
     backbone = build_backbone(settings.backbone, weights, settings.image_size)
     listed = provenance.sha256_of([[*part.names] for part in (folder.train, folder.val)])
     with held(out, wait=True):

@@ -10,7 +10,7 @@ import yaml
 
 from lidc_cdam import provenance
 from lidc_cdam.artifacts import COHORT, CONFIG, SPLITS, Fold, Splits, read_cohort, read_dataset, read_splits
-from lidc_cdam.backbones import HUB, published_weights
+from lidc_cdam.backbones import weights_file
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import held, write_text
 from lidc_cdam.geometry import Grid
@@ -146,8 +146,7 @@ def open_run(
         inputs["undecided"] = dataset.digest(undecided)
     if settings.weights is not None:
         # Found or fetched before the folder is claimed, so that a machine without a network leaves no claim behind.
-        hub = settings.weights == HUB
-        inputs["weights"] = published_weights(settings.backbone) if hub else _weights_file(str(settings.weights))
+        inputs["weights"] = weights_file(settings.backbone, str(settings.weights))
     record = Record(out, stage, finished=False)
     run = Run(data, out, settings, cohort, divided, undecided, inputs, record, dataset.grid)
     for index in range(len(divided.folds)) if folds is None else folds:
@@ -158,15 +157,6 @@ def open_run(
         with held(out, name=".claim", wait=True):
             write_text(out / CONFIG, yaml.safe_dump(config, sort_keys=False))
     return replace(run, record=record)
-
-
-def _weights_file(name: str) -> Path:
-    path = Path(name)
-    if not path.is_file():
-        raise LidcCdamError(
-            f"--weights must be {HUB!r} or a file of weights (.safetensors, .pth, .pt); {path} is none."
-        )
-    return path
 
 
 def check_splits(place: Path, splits: Splits, data: Path, cohort: pd.DataFrame) -> None:

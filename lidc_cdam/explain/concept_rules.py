@@ -98,6 +98,10 @@ def define(text: str) -> Definition:
     if name in TARGETS or re.search(rf"_{RANDOM}_\d+$", name):
         raise LidcCdamError(f"--concept must have a name of its own, but {name!r} is taken; choose another.")
     if rest.lower().endswith(".csv"):
+        if not Path(rest).is_file():
+            raise LidcCdamError(
+                f"--concept {text} must name a CSV table with a column nodule_id, but there is no file."
+            )
         ids = read_table(Path(rest), ("nodule_id",), "cohort")["nodule_id"].dropna()
         if not len(ids):
             raise LidcCdamError(f"--concept {text} must list at least one nodule, but the file has no row.")

@@ -159,6 +159,8 @@ def export(
         LidcCdamError: an option, an artefact or the service is not as it must be, or `out` holds another export.
     """
     formats = _formats(format, dicom)
+    if dicom is not None and not dicom.is_dir():
+        raise LidcCdamError(f"--dicom must be a folder of DICOM files, but {dicom} is no folder.")
     facts, cases = open_run(run, method, data)
     known = {case.nodule_id: case for case in cases}
     chosen = [known[nodule] for nodule in chosen_nodules(list(known), nodules, run)]

@@ -107,7 +107,7 @@ def test_a_nodule_that_fails_is_a_row_with_its_reason_and_the_others_go_on(tmp_p
     index = (out / "index.html").read_text()
     assert "Without a report: 1" in index
     assert sorted(path.stem for path in out.glob("LIDC*.pdf")) == [cohort.nodules[0], cohort.nodules[2]]
-    assert "1 nodules have no report" in capsys.readouterr().out
+    assert "1 nodule has no report" in capsys.readouterr().out
     before = (out / f"{cohort.nodules[0]}.html").stat().st_mtime_ns
     broken.write_bytes(kept)
     report(cohort.biomarkers, out)
@@ -347,3 +347,36 @@ def test_a_nodule_that_no_reader_marked_has_a_report(tmp_path):
     report(cohort.biomarkers, tmp_path / "out", nodules=[cohort.nodules[0]])
     page = html.unescape((tmp_path / "out" / f"{cohort.nodules[0]}.html").read_text())
     assert "100\u00a0% farther outside (by area alone 100\u00a0%)" in page
+
+
+@pytest.mark.parametrize("name", ["folder", "all.txt"])
+def test_a_combined_file_that_is_no_pdf_is_refused_before_any_work(tmp_path, name):
+    cohort = world.make(tmp_path, count=1, maps=False)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(LidcCdamError, match="--combined must be a PDF file to write"):
+        report(cohort.biomarkers, tmp_path / "out", combined=tmp_path / name)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_word_among_the_predictions_is_refused(tmp_path):
+    cohort = world.make(tmp_path, count=1, maps=False)
+    path = cohort.biomarkers / artifacts.PREDICTIONS
+    table = artifacts.read_predictions(path).astype({"margin_predicted": object})
+    table.loc[0, "margin_predicted"] = "3x4"
+    artifacts.write_predictions(path, table)
+    with pytest.raises(LidcCdamError, match="numbers in the column margin_predicted"):
+        report(cohort.biomarkers, tmp_path / "out")
+
+
+def test_a_method_without_maps_names_those_that_there_are(tmp_path, capsys):
+    cohort = world.make(tmp_path, count=1)
+    report(cohort.biomarkers, tmp_path / "out", method="legrad")
+    assert "has no legrad maps, only those of cdam, so its reports show none of them" in capsys.readouterr().out
+
+
+def test_a_summary_that_is_no_object_is_refused_before_any_work(tmp_path):
+    cohort = world.make(tmp_path, count=1, maps=False)
+    (cohort.biomarkers / artifacts.SUMMARY).write_text("[1]")
+    with pytest.raises(LidcCdamError, match=r"summary\.json must be a JSON object"):
+        report(cohort.biomarkers, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

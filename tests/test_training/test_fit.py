@@ -404,7 +404,7 @@ def test_published_weights_out_of_reach_leave_no_claim(data, tmp_path, monkeypat
     def unreachable(name):
         raise LidcCdamError(f"no network for {name}")
 
-    monkeypatch.setattr("training.run.published_weights", unreachable)
+    monkeypatch.setattr("lidc_cdam.backbones.published_weights", unreachable)
     settings = TrainingSettings(backbone="deit_small16", weights="hub", epochs=1)
     with pytest.raises(LidcCdamError, match="no network for deit_small16"):
         train(data, tmp_path / "run", settings)

@@ -23,6 +23,10 @@ Array = TypeVar("Array", np.ndarray, Tensor)
 Part = Literal["positive", "negative", "absolute"]
 
 
+ORDERS = 1000
+"""Drawn orders of cells whose mean is a chance level: its standard error is below a hundredth of the level."""
+
+
 def relevance_mass(scores: Array, mask: Array, part: Part = "positive") -> Array:
     """Share of the relevance that lies inside the mask.
 
@@ -148,27 +152,45 @@ def chance(mask: Array) -> Array:
 
 
 def chance_precision(cells: Tensor, known: Tensor) -> Tensor:
-    """Average precision that a random order of a map's cells reaches on average, exactly.
+    """Average precision that a random order of a map's cells reaches on average.
 
     With n cells of equal size, of which the mask covers the shares p_j, S = sum p_j, Q = sum p_j^2 and H_n the n-th
     harmonic number,
 
         E = 1/S [ H_n Q / n + (n - H_n) (S^2 - Q) / (n (n - 1)) ]
 
-    which is above the mask's share of the image, the more so the fewer cells there are.
+    which is above the mask's share of the image, the more so the fewer cells there are. Cells that count in part (at
+    the frame of a cut-out) have no such formula: there it is the mean over `ORDERS` drawn orders, always the same ones.
 
     Args:
-        cells: the mask's share of each cell of the map's own grid, 0 to 1, [..., row, column].
-        known: whether a cell counts, [..., row, column].
+        cells: the mask's share of what counts of each cell of the map's own grid, 0 to 1, [..., row, column].
+        known: share of each cell that counts, [..., row, column].
 
     Returns:
         One figure per mask; NaN if it is empty.
     """
-    shares, counted = (cells * known).double().flatten(-2), known.double().flatten(-2)
+    weights = known.double().flatten(-2)
+    marked = cells.double().flatten(-2) * weights
+    level = _exact_precision(marked, weights)
+    cut = ((weights > 0) & (weights < 1)).any(-1)
+    level[cut] = _drawn_precision(marked[cut], weights[cut])
+    return level
+
+
+def _exact_precision(shares: Tensor, counted: Tensor) -> Tensor:
     n, total, squares = counted.sum(-1), shares.sum(-1), (shares**2).sum(-1)
     harmonic = torch.digamma(n + 1) - torch.digamma(torch.ones_like(n))
     pairs = (n - harmonic) * (total**2 - squares) / (n * (n - 1)).clamp(min=1)
     return (harmonic * squares / n.clamp(min=1) + pairs) / torch.where(total > 0, total, torch.nan)
+
+
+def _drawn_precision(marked: Tensor, weights: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    orders = torch.rand(ORDERS, weights.shape[-1], generator=generator).argsort(-1)
+    found, passed = marked[..., orders], weights[..., orders]
+    precision = found.cumsum(-1) / passed.cumsum(-1).clamp(min=1e-12)
+    total = marked.sum(-1, keepdim=True)
+    return ((found * precision).sum(-1) / torch.where(total > 0, total, torch.nan)).mean(-1)
 
 
 def _highest(ranked: Tensor, size: Tensor) -> Tensor:

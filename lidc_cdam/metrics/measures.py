@@ -165,7 +165,7 @@ def localisation(scores: Float[Tensor, "target view row column"], outlines: Outl
     precision = average_precision(pixels, masks)
     grid = (scores.shape[-2], scores.shape[-1])
     covered, counted = (F.adaptive_avg_pool2d(each.double(), grid) for each in (masks, read))
-    expected = chance_precision(covered / counted.clamp(min=1e-12), counted > 0).expand(mass.shape)
+    expected = chance_precision(covered / counted.clamp(min=1e-12), counted).expand(mass.shape)
     ranks = relevance_rank(pixels, masks), pointing_game(pixels, masks), precision
     rank_soft = soft_rank(pixels, outlines.fractions)
     levels.insert(1, expected.masked_fill(precision.isnan(), torch.nan))

@@ -3,8 +3,16 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from lidc_cdam.metrics.localisation import chance, pointing_game, relevance_mass, relevance_rank
+from lidc_cdam.metrics.localisation import (
+    average_precision,
+    chance,
+    chance_precision,
+    pointing_game,
+    relevance_mass,
+    relevance_rank,
+)
 
 FIGURES = (relevance_mass, relevance_rank, pointing_game)
 MASK = np.zeros((8, 8), bool)
@@ -85,3 +93,18 @@ def test_grids_must_agree() -> None:
     # A TypeError where the tests run with the import hook that checks types.
     with pytest.raises((ValueError, TypeError), match="part"):
         relevance_mass(np.ones((8, 8)), MASK, "both")  # type: ignore[arg-type]
+
+
+def test_a_random_order_reaches_the_chance_of_average_precision_where_a_frame_cuts_cells() -> None:
+    generator = torch.Generator().manual_seed(3)
+    read = torch.zeros(24, 24, dtype=torch.bool)
+    read[5:22, 2:19] = True
+    mask = torch.zeros(24, 24, dtype=torch.bool)
+    mask[9:17, 6:14] = True
+    covered, counted = (F.adaptive_avg_pool2d(each[None].double(), (6, 6)) for each in (mask, read))
+    level = float(chance_precision(covered / counted.clamp(min=1e-12), counted))
+    maps = torch.rand(4000, 6, 6, generator=generator, dtype=torch.float64)
+    pixels = F.interpolate(maps[None], (24, 24), mode="nearest-exact")[0].masked_fill(~read, -torch.inf)
+    assert float(average_precision(pixels, mask).mean()) == pytest.approx(level, rel=0.02)
+    whole = float(chance_precision(covered, torch.ones(1, 6, 6)))
+    assert abs(whole - level) > 0.05 * level

@@ -111,6 +111,22 @@ class Judge:
         return found
 
 
+def check_causes(run: Path, nodules: int | None, seed: int) -> None:
+    """Refuse a run without known causes; cheap, so that nothing is measured in vain.
+
+    Raises:
+        LidcCdamError: the run is shown masks, or its data have no causes.
+    """
+    config = read_config(run)
+    if Channels.of(config).mask:
+        raise LidcCdamError(
+            f"--phantom changes what a nodule looks like and not what readers outline, so it needs a run on images "
+            f"alone, but {run} has a mask channel; train one without --mask-channel."
+        )
+    for fold in fold_numbers(run, PREDICTIONS):
+        _chosen(run, Path(config["data"]), fold, nodules, seed)
+
+
 def evaluate_causes(
     run: Path, methods: Sequence[str], nodules: int | None, replicates: int, seed: int, batch_size: int
 ) -> None:
@@ -133,11 +149,7 @@ def evaluate_causes(
     config = read_config(run)
     data = Path(config["data"])
     folds = fold_numbers(run, PREDICTIONS)
-    if Channels.of(config).mask:
-        raise LidcCdamError(
-            f"--phantom changes what a nodule looks like and not what readers outline, so it needs a run on images "
-            f"alone, but {run} has a mask channel; train one without --mask-channel."
-        )
+    check_causes(run, nodules, seed)
     fresh = 0
     for fold in folds:
         chosen = _chosen(run, data, fold, nodules, seed)

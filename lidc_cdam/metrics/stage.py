@@ -25,7 +25,7 @@ from lidc_cdam.explain.stage import explain_run
 from lidc_cdam.files import read_json
 from lidc_cdam.metrics.boxes import BOXES
 from lidc_cdam.metrics.boxes import box_sides as checked_sides
-from lidc_cdam.metrics.causes_stage import evaluate_causes
+from lidc_cdam.metrics.causes_stage import check_causes, evaluate_causes
 from lidc_cdam.metrics.claims_stage import evaluate_claims
 from lidc_cdam.metrics.intervals import REPLICATES
 from lidc_cdam.metrics.measures import FAMILIES, OF_OTHERS, RANDOMISED, REPEATED, USUAL
@@ -102,6 +102,8 @@ def evaluate(
     families += others
     task = _task(run, names, measurement, others, batch_size)
     tested = {fold: _tested(run, fold) for fold in task.folds}
+    if phantom:
+        check_causes(run, phantom_nodules, seed)
     records = [record for fold in task.folds for record in _claim(task, fold, families, list(tested[fold]))]
     _explain_missing(task, names, tested, workers)
     records += [_claim_maps(task, fold, method) for fold in task.folds for method in names]

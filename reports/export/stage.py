@@ -175,6 +175,10 @@ def export(
         if not failed:
             record.finish(nodules=len(chosen))
         told = f"Exported {len(chosen) - len(failed)} nodules as {', '.join(formats)} to {out}"
+        explained = facts.limits or any(run.glob(f"fold_*/volumes/{method}"))
+        if not explained and set(formats) - {"seg", "sr"}:
+            command = f"lidc-cdam explain --run {run} --method {method}"
+            say(f"{run} has no {method} maps, so none are exported; run `{command}`, then export into another --out.")
         say(f"{told}; {len(failed)} failed, {out / artifacts.FAILED} says why." if failed else f"{told}.")
         if len(failed) == len(chosen):
             raise LidcCdamError(f"No nodule could be exported; the first: {failed[0]['reason']}")

@@ -88,7 +88,7 @@ def test_a_list_names_nodules(tmp_path):
     path.write_text("id\na\n")
     with pytest.raises(LidcCdamError, match="nodule_id is missing"):
         define(f"mine={path}")
-    with pytest.raises(LidcCdamError, match=r"absent\.csv is missing"):
+    with pytest.raises(LidcCdamError, match=r"absent\.csv must name a CSV table"):
         define(f"mine={tmp_path / 'absent.csv'}")
 
 

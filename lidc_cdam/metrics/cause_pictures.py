@@ -12,27 +12,12 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib import style
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from lidc_cdam.drawing import DIVERGING, GREY, STYLE, canvas, save
 from lidc_cdam.explain.registry import EXPLAINERS
-from lidc_cdam.files import replacing
 from lidc_cdam.vocabulary import TARGETS
 
-RESEARCH = "Research use only - not for diagnosis"
-GREY = "#555555"
-DPI = 170
-DIVERGING = "RdBu_r"
-STYLE: dict[str, Any] = {
-    "font.size": 8,
-    "font.family": "DejaVu Sans",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "legend.frameon": False,
-    "svg.hashsalt": "lidc-cdam",
-}
 PANELS: tuple[tuple[str, str, float, float, str], ...] = (
     ("cause_mass_gain", "Mass on the cause, less chance", 0.0, 0.5, "{:+.2f}"),
     ("cause_in_nodule", "Level on the cause, in levels of the whole nodule", 1.0, 1.0, "{:.2f}"),
@@ -58,7 +43,7 @@ def draw_causes(found: Mapping[str, Any], path: Path) -> list[Path]:
     height = 1.2 + 0.22 * max(len(methods), len(targets))
 
     def draw() -> Figure:
-        figure, axes = _canvas(3, 2, 11.0, 3 * height + 1.2)
+        figure, axes = canvas(3, 2, 11.0, 3 * height + 1.2)
         for panel, (name, title, middle, reach, form) in zip(axes, PANELS, strict=False):
             _colours(panel, _table(found["methods"], methods, targets, name), middle, reach, form)
             _name(panel, title, [EXPLAINERS[method].title for method in methods], _titles(targets))
@@ -96,7 +81,7 @@ def draw_claims(found: Mapping[str, Any], path: Path) -> list[Path]:
     def draw() -> Figure:
         columns = min(3, len(targets))
         rows = -(-len(targets) // columns)
-        figure, axes = _canvas(rows, columns, 3.3 * columns + 0.4, 2.2 * rows + 0.7)
+        figure, axes = canvas(rows, columns, 3.3 * columns + 0.4, 2.2 * rows + 0.7)
         for panel, target in zip(axes, targets, strict=False):
             panel.axvspan(core, shell, color="#eeeeee", zorder=0)
             panel.axhline(0, color="#777777", linewidth=0.7)
@@ -166,23 +151,7 @@ def _name(axes: Axes, title: str, rows: Sequence[str], columns: Sequence[str]) -
         spine.set_visible(False)
 
 
-def _canvas(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure of `width` x `height` inches with its panels in reading order; a strip below stays free."""
-    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(rect=(0, 0.025, 1, 0.97)))
-    FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
-
-
 def _styled(draw: Callable[[], Figure], path: Path) -> list[Path]:
-    """Draw in the house's style and write both forms, without dates or versions."""
-    written = []
-    with style.context(STYLE):
-        figure = draw()
-        figure.text(0.995, 0.004, RESEARCH, ha="right", va="bottom", fontsize=6.5, color=GREY)
-        forms = (("png", {"dpi": DPI, "metadata": {"Software": None}}), ("svg", {"metadata": {"Date": None}}))
-        for ending, options in forms:
-            target = path.with_suffix(f".{ending}")
-            with replacing(target) as temporary:
-                figure.savefig(temporary, format=ending, **options)
-            written.append(target)
-    return written
+    """Draw in the house's style, a point smaller, and write both forms."""
+    with style.context([STYLE, {"font.size": 8}]):
+        return save(draw(), path)

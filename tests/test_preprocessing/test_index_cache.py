@@ -164,6 +164,6 @@ def test_an_empty_root_leaves_no_journal_and_a_file_is_no_folder(tmp_path: Path)
     assert found(tmp_path / "empty", tmp_path / "out" / SERIES_INDEX) == []
     assert not (tmp_path / "out").exists()
     with pytest.raises(
-        LidcCdamError, match=r"The output folder must be a folder, but .*file is a file or lies in one; choose another"
+        LidcCdamError, match=r"The output folder must be a folder, but .*file is a file; choose another"
     ):
         found(tmp_path / "empty", tmp_path / "file" / SERIES_INDEX)

@@ -20,7 +20,15 @@ from training.settings import TrainingSettings
 SETTINGS = TrainingSettings(
     targets="joint", epochs=9, batch_size=4, views=["axial"], dropout=0.1, max_lr=3e-3, average=0.9, patience=2
 )
-FILES = ("model.safetensors", "model.json", "statistics.json", "history.csv", "predictions.csv", "validation.csv")
+FILES = (
+    "model.safetensors",
+    "model.json",
+    "statistics.json",
+    "history.csv",
+    "predictions.csv",
+    "validation.csv",
+    "latents.npz",
+)
 PROCESSES = multiprocessing.get_context("forkserver")
 
 

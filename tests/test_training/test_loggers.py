@@ -14,7 +14,15 @@ from training.loggers import LOGGERS, surroundings
 from training.settings import TrainingSettings
 
 SETTINGS = TrainingSettings(epochs=2, batch_size=8, views=["axial"])
-FILES = {"model.safetensors", "model.json", "statistics.json", "history.csv", "predictions.csv", "validation.csv"}
+FILES = {
+    "model.safetensors",
+    "model.json",
+    "statistics.json",
+    "history.csv",
+    "predictions.csv",
+    "validation.csv",
+    "latents.npz",
+}
 LEFT = {"tensorboard": {"tensorboard"}, "mlflow": {"mlflow.db"}, "wandb": {"wandb"}}
 
 

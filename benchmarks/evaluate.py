@@ -97,7 +97,7 @@ def full_set(model: NoduleModel, image: Tensor, scores: Tensor, chosen: argparse
     def drops() -> Any:
         return box_drops(model, image, boxes=chosen.boxes, batch_size=chosen.batch_size)
 
-    case = Case(model, image, outlines, Measurement(steps=chosen.steps), drops, chosen.batch_size)
+    case = Case(model, image, outlines, Measurement(steps=chosen.steps), drops, lambda: model, chosen.batch_size)
     given = Map("cdam", scores.movedim(0, 1), True, {}, lambda other: scores, list, {})
     for measure in (measure_localisation, measure_compactness, measure_fidelity, measure_boxes):
         measure(case, given)

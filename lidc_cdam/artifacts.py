@@ -291,6 +291,10 @@ class Maps:
     """Digest of the crop that was explained (`map_files.crop_digest`); empty in files of older versions."""
 
 
+MAP_ARRAYS = ("scores", "targets", "views", "slices")
+"""Arrays of a file of maps."""
+
+
 def maps_path(run: Path, fold: int, method: str, nodule_id: str) -> Path:
     """`RUN/fold_k/maps/<method>/<nodule_id>.npz`."""
     return fold_folder(run, fold) / "maps" / method / f"{nodule_id}.npz"
@@ -322,7 +326,11 @@ def read_maps(path: Path) -> Maps:
     Raises:
         LidcCdamError: the file is missing or damaged.
     """
-    stored = read_arrays(path, ("scores", "targets", "views", "slices"), "explain", ("crop_sha256",))
+    return maps_of(read_arrays(path, MAP_ARRAYS, "explain", ("crop_sha256",)))
+
+
+def maps_of(stored: Mapping[str, Shaped[np.ndarray, "..."]]) -> Maps:
+    """Maps from the arrays of their file (`MAP_ARRAYS`)."""
     return Maps(
         stored["scores"],
         tuple(str(name) for name in stored["targets"]),

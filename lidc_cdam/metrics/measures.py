@@ -30,7 +30,7 @@ from lidc_cdam.metrics.localisation import (
     soft_mass,
     soft_rank,
 )
-from lidc_cdam.metrics.sanity import cascade, mean_correlation, rank_correlation
+from lidc_cdam.metrics.sanity import EVERY_WEIGHT, cascade, mean_correlation, rank_correlation
 from lidc_cdam.metrics.settings import Measurement
 
 PerTarget = Float64[np.ndarray, " target"]
@@ -102,6 +102,8 @@ class Case:
     measurement: Measurement
     boxes: Callable[[], BoxDrops]
     """Outputs without boxes, computed at the first call, for all methods."""
+    fresh: Callable[[], Any]
+    """The same model with every weight fresh, made at the first call, for all nodules."""
     batch_size: int
 
 
@@ -132,6 +134,8 @@ class Found:
     """What is drawn: the axis `percent`, and curves [target, point] by name."""
     reason: str = ""
     """Why figures are NaN, or what they cannot say."""
+    scores: Float[Tensor, "target view row column"] | None = None
+    """Maps to keep beside the figures, on the token grid."""
 
 
 def measure_localisation(case: Case, given: Map) -> Found:
@@ -216,6 +220,13 @@ def measure_boxes(case: Case, given: Map) -> Found:
     return Found(figures, {"percent": drops.percent, "r": known_mean(r[:, own, own], axis=0)}, reason)
 
 
+def measure_randomised(case: Case, given: Map) -> Found:
+    """The map of the same model with every weight fresh, and its rank correlation with the map."""
+    scores = given.again(case.fresh())
+    values = rank_correlation(given.again(case.model), scores).cpu().numpy().T
+    return Found({f"randomised_{EVERY_WEIGHT}": known_mean(values, axis=0)}, scores=scores)
+
+
 def measure_sanity(case: Case, given: Map) -> Found:
     """Rank correlation of the map with that of a model whose weights are fresh from the head down to each stage."""
     found = cascade(case.model, given.again, case.measurement.seed)
@@ -261,6 +272,7 @@ FAMILIES: dict[str, Family] = {
     "compactness": Family(measure_compactness, False, ()),
     "fidelity": Family(measure_fidelity, True, ("steps", "fill", "blur_sigma", "seed")),
     "box": Family(measure_boxes, True, ("box_sides", "boxes", "fill", "blur_sigma", "seed")),
+    "randomised": Family(measure_randomised, False, ("seed",)),
     "sanity": Family(measure_sanity, True, ("seed",)),
     "repeatability": Family(measure_repeatability, True, ("seed",)),
     "completeness": Family(measure_completeness, True, ("seed",)),
@@ -269,7 +281,7 @@ FAMILIES: dict[str, Family] = {
 }
 """By the name that `--metrics` takes; the last two are measured where their run is given."""
 OF_OTHERS = (REPEATED, RANDOMISED)
-USUAL = "localisation,compactness,fidelity"
+USUAL = "localisation,compactness,fidelity,randomised"
 
 
 def on_input_grid(

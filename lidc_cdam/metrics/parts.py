@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Shaped
 
-from lidc_cdam.artifacts import FAILED, FAILED_COLUMNS, read_arrays, read_table, write_table
+from lidc_cdam.artifacts import FAILED, FAILED_COLUMNS, MAP_ARRAYS, Maps, maps_of, read_arrays, read_table, write_table
 from lidc_cdam.files import replacing
 from lidc_cdam.metrics.boxes import BoxDrops
 from lidc_cdam.metrics.measures import Found
@@ -15,6 +15,8 @@ from lidc_cdam.metrics.measures import Found
 FOLDER = "evaluation"
 GALLERY = "gallery"
 """Beside the families: maps of the nodules that the gallery shows."""
+RANDOM_WEIGHTS = "randomised"
+"""The family that keeps maps: those of the same model with every weight fresh."""
 DROPS = "drops"
 """Likewise: outputs without boxes, which all methods share."""
 FAILURE_COLUMNS = (*FAILED_COLUMNS, "method", "metrics")
@@ -31,17 +33,28 @@ def part_path(run: Path, fold: int, family: str, method: str, nodule_id: str) ->
     return evaluation_folder(run, fold) / family / method / f"{nodule_id}.npz"
 
 
-def write_part(path: Path, targets: Sequence[str], found: Found) -> None:
-    """Write what a family found of a nodule's maps."""
+def write_part(path: Path, targets: Sequence[str], views: Sequence[str], central: int, found: Found) -> None:
+    """Write what a family found of a nodule's maps.
+
+    Args:
+        path: where to.
+        targets: the model's, in the order of its outputs.
+        views: keys of the views that were measured.
+        central: index of the slice of each view.
+        found: figures, and what is kept beside them.
+    """
     values = np.array(list(found.figures.values()), dtype=np.float64).reshape(len(found.figures), len(targets))
-    curves = {f"curve_{name}": curve for name, curve in found.curves.items()}
+    more = {f"curve_{name}": curve for name, curve in found.curves.items()}
+    if found.scores is not None:
+        scores = found.scores[:, :, None].float().cpu().numpy()
+        more |= {"scores": scores, "views": np.array(views), "slices": np.array([central])}
     write_arrays(
         path,
         targets=np.array(targets),
         metrics=np.array(list(found.figures), dtype=str),
         values=values,
         reason=np.array(found.reason),
-        **curves,
+        **more,
     )
 
 
@@ -62,6 +75,16 @@ def rows_of(path: Path, identity: Mapping[str, str | int]) -> Iterator[Row]:
         for target, value in zip(stored["targets"], values, strict=True):
             row: Row = {**identity, "target": str(target), "metric": str(metric), "value": float(value)}
             yield {**row, "reason": str(stored["reason"])}
+
+
+def read_randomised(run: Path, fold: int, method: str, nodule_id: str) -> Maps | None:
+    """A nodule's maps by the fold's model with every weight fresh; None where they were not measured.
+
+    Raises:
+        LidcCdamError: the file is damaged.
+    """
+    path = part_path(run, fold, RANDOM_WEIGHTS, method, nodule_id)
+    return maps_of(read_arrays(path, MAP_ARRAYS, "evaluate")) if path.exists() else None
 
 
 def curves_of(path: Path, names: Sequence[str]) -> dict[str, Float64[np.ndarray, "..."]]:

@@ -5,6 +5,7 @@ fresh ones from the head down to the patch embedding, stage by stage, and after 
 original one by Spearman's rank correlation. A map that stays as it was does not explain what was learnt there.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -13,9 +14,12 @@ from torch import Tensor, nn
 
 from lidc_cdam.backbones import build_backbone
 from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.kernel import KernelHead
 from lidc_cdam.model import NoduleModel
 
 Maps = Float[Tensor, "*map row column"]
+EVERY_WEIGHT = "embedding"
+"""The last stage of the cascade, after which no weight is left as it was learnt."""
 
 
 def rank_correlation(first: Maps, second: Maps) -> Float[Tensor, "*map"]:
@@ -38,7 +42,7 @@ def stages(model: NoduleModel) -> dict[str, tuple[str, ...]]:
     return {
         **from_head,
         **{f"block_{index + 1}": (f"backbone.blocks.{index}.",) for index in blocks},
-        "embedding": ("",),
+        EVERY_WEIGHT: ("",),
     }
 
 
@@ -55,7 +59,7 @@ def randomised(model: NoduleModel, seed: int = 0) -> Iterator[tuple[str, NoduleM
     Raises:
         LidcCdamError: the model does not name its backbone, so that no fresh one can be made.
     """
-    changed, fresh = _fresh(model, seed), _fresh(model, seed)
+    changed, fresh = fresh_model(model, seed), fresh_model(model, seed)
     changed.load_state_dict(model.state_dict())
     weights, new = changed.state_dict(), fresh.state_dict()
     for stage, beginnings in stages(model).items():
@@ -69,7 +73,7 @@ def randomised(model: NoduleModel, seed: int = 0) -> Iterator[tuple[str, NoduleM
 def cascade(
     model: NoduleModel, explained: Callable[[nn.Module], Maps], seed: int = 0
 ) -> dict[str, Float[Tensor, "*map"]]:
-    """Rank correlation with the original map after each stage.
+    """Rank correlation with the original map after each stage but the last, which is that of `fresh_model`.
 
     Args:
         model: what to explain.
@@ -77,12 +81,39 @@ def cascade(
         seed: of the fresh weights.
     """
     original = explained(model)
-    return {stage: rank_correlation(original, explained(changed)) for stage, changed in randomised(model, seed)}
+    return {
+        stage: rank_correlation(original, explained(changed))
+        for stage, changed in randomised(model, seed)
+        if stage != EVERY_WEIGHT
+    }
 
 
 def mean_correlation(original: Maps, others: Sequence[Maps]) -> Float[Tensor, "*map"]:
     """Mean rank correlation of a map with several others of the same."""
     return torch.stack([rank_correlation(original, other) for other in others]).mean(0)
+
+
+def fresh_model(model: NoduleModel, seed: int = 0) -> NoduleModel:
+    """A model of the same kind with every weight fresh, where and as precise as the other.
+
+    Args:
+        model: is left as it was.
+        seed: of the fresh weights, drawn as training draws its first ones.
+
+    Raises:
+        LidcCdamError: the model does not name its backbone, so that no fresh one can be made.
+    """
+    if model.backbone_name is None:
+        raise LidcCdamError(
+            "A model to be randomised must name its backbone; build it with `build_backbone` or pass `backbone_name`."
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = build_backbone(model.backbone_name, None, model.image_size, channels=model.channels)
+        # A kernel has no weights that gradients could learn, and no map sees it: it stays.
+        kernel = copy.deepcopy(model.side_head) if isinstance(model.side_head, KernelHead) else None
+        fresh = NoduleModel(backbone, model.targets, model.head_kind, features=model.features, kernel=kernel)
+    return fresh.to(next(model.parameters())).eval()
 
 
 def _ranks(values: Float[Tensor, "*map cell"]) -> Float[Tensor, "*map cell"]:
@@ -91,16 +122,3 @@ def _ranks(values: Float[Tensor, "*map cell"]) -> Float[Tensor, "*map cell"]:
     below = torch.searchsorted(ordered, values.contiguous(), right=False)
     not_above = torch.searchsorted(ordered, values.contiguous(), right=True)
     return (below + not_above + 1).double() / 2
-
-
-def _fresh(model: NoduleModel, seed: int) -> NoduleModel:
-    """A model of the same kind with fresh weights, where and as precise as the other."""
-    if model.backbone_name is None:
-        raise LidcCdamError(
-            "A model to be randomised must name its backbone; build it with `build_backbone` or pass `backbone_name`."
-        )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        backbone = build_backbone(model.backbone_name, None, model.image_size, channels=model.channels)
-        fresh = NoduleModel(backbone, model.targets, model.head_kind, features=model.features)
-    return fresh.to(next(model.parameters())).eval()

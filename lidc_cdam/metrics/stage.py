@@ -29,7 +29,14 @@ from lidc_cdam.metrics.causes_stage import check_causes, evaluate_causes
 from lidc_cdam.metrics.claims_stage import evaluate_claims
 from lidc_cdam.metrics.intervals import REPLICATES
 from lidc_cdam.metrics.measures import FAMILIES, OF_OTHERS, RANDOMISED, REPEATED, USUAL
-from lidc_cdam.metrics.parts import FAILURE_COLUMNS, GALLERY, evaluation_folder, part_path, record_failures
+from lidc_cdam.metrics.parts import (
+    FAILURE_COLUMNS,
+    GALLERY,
+    RANDOM_WEIGHTS,
+    evaluation_folder,
+    part_path,
+    record_failures,
+)
 from lidc_cdam.metrics.perturbation import Fill
 from lidc_cdam.metrics.results import PICTURES, gallery_nodules, write_results
 from lidc_cdam.metrics.settings import Measurement
@@ -64,8 +71,8 @@ def evaluate(
     Each method's maps of the test nodules, at the central slice of the run's views, are measured against the readers
     (localisation) and against the model. Costs in model calls, for a nodule with V views, T targets and a method:
     localisation and compactness none (methods that score pixels: one explanation); fidelity 2 (steps - 1) V T; box
-    sides x boxes x V **once for all methods**; sanity one explanation per block of the model; repeatability one per
-    other fold. Maps of methods that score tokens are made first where they are missing. Writes RUN/explainers.csv (one
+    sides x boxes x V **once for all methods**; randomised two explanations; sanity one per block of the model;
+    repeatability one per other fold. Maps of methods that score tokens are made first where they are missing. Writes RUN/explainers.csv (one
     row per nodule, method, target and metric), RUN/explainers_curves.csv, RUN/explainers.json (means with 95 %
     intervals over patients, paired differences) and pictures in RUN/figures/explainers. What is measured is kept per
     nodule: a later call adds methods, metrics and nodules, and one that was interrupted goes on.
@@ -73,10 +80,10 @@ def evaluate(
     Args:
         run: Folder of a finished run (`crossval`).
         methods: Estimators to measure, separated by commas, or all; random is what the others are compared with.
-        metrics: Families, separated by commas, or all: localisation, compactness, fidelity, box, sanity,
-            repeatability, completeness.
-        fidelity_nodules: Nodules of each fold of which the costly families are measured (all but localisation and
-            compactness); none takes every nodule.
+        metrics: Families, separated by commas, or all: localisation, compactness, fidelity, box,
+            randomised, sanity (which brings randomised), repeatability, completeness.
+        fidelity_nodules: Nodules of each fold of which the costly families are measured (all but localisation,
+            compactness and randomised); none takes every nodule.
         steps: Steps of the fidelity curve from 0 to 100 % of the pixels.
         fill: What replaces pixels: blur (the paper's), mean, or linear (solved from the neighbours).
         blur_sigma: Blur that replaces perturbed pixels, in pixels of the model's input; none takes 1/16 of its side.
@@ -99,6 +106,8 @@ def evaluate(
     sides = None if box_sides is None else tuple(box_sides)
     measurement = Measurement(fidelity_nodules, steps, fill, blur_sigma, sides, boxes, seed)
     others = {name: path for name, path in ((REPEATED, other_run), (RANDOMISED, randomised_run)) if path is not None}
+    if "sanity" in families:  # its last stage, which all nodules have
+        families = list(dict.fromkeys([*families, RANDOM_WEIGHTS]))
     families += others
     task = _task(run, names, measurement, others, batch_size)
     tested = {fold: _tested(run, fold) for fold in task.folds}

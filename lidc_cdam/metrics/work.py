@@ -22,6 +22,7 @@ from lidc_cdam.metrics.boxes import BoxDrops, box_drops
 from lidc_cdam.metrics.measures import FAMILIES, Case, Map, Outlines, check_maps
 from lidc_cdam.metrics.parts import DROPS, GALLERY, evaluation_folder, part_path, read_drops, write_arrays, write_drops
 from lidc_cdam.metrics.parts import write_part as write_found
+from lidc_cdam.metrics.sanity import fresh_model
 from lidc_cdam.metrics.settings import Measurement
 from lidc_cdam.model import WEIGHTS, NoduleModel, best_device
 
@@ -100,7 +101,8 @@ def run_job(job: Job) -> Outcome:
                 if family == GALLERY:
                     write_arrays(path, scores=given.scores[:, 0].float().cpu().numpy())
                 else:
-                    write_found(path, case.model.targets, FAMILIES[family].measure(case, given))
+                    found = FAMILIES[family].measure(case, given)
+                    write_found(path, case.model.targets, job.task.views, job.task.grid.central, found)
             except LidcCdamError as error:
                 failures.append(Failure(job.nodule_id, method, family, str(error)))
     return Outcome(job, tuple(failures))
@@ -114,6 +116,7 @@ def failed(job: Job, error: LidcCdamError) -> Outcome:
 def forget_models() -> None:
     """Let go of what this process keeps between jobs."""
     _load.cache_clear()
+    _load_fresh.cache_clear()
     _readers.cache_clear()
 
 
@@ -131,7 +134,8 @@ class _Nodule:
         readers = readers_of(task.data, self._nodule_id)
         outlines = Outlines.of(crop, was_read(crop.hu), readers, task.views, task.level, model.image_size)
         boxes = cache(partial(self._drops, model, images))
-        return Case(model, images, outlines, task.measurement, boxes, task.batch_size)
+        fresh = partial(load_fresh, task.run, self._fold, task.measurement.seed)
+        return Case(model, images, outlines, task.measurement, boxes, fresh, task.batch_size)
 
     def map_by(self, method: str, case: Case) -> Map:
         """Maps by one method: the stored ones on the token grid, or made here on the pixels."""
@@ -201,6 +205,16 @@ def load(run: Path, fold: int) -> tuple[NoduleModel, Statistics]:
 def _load(run: Path, fold: int, changed: int) -> tuple[NoduleModel, Statistics]:
     folder = fold_folder(run, fold)
     return NoduleModel.load(folder).to(best_device()), Statistics.read(folder / STATISTICS)
+
+
+def load_fresh(run: Path, fold: int, seed: int) -> NoduleModel:
+    """A fold's model with every weight fresh; a worker keeps the last one."""
+    return _load_fresh(run, fold, (fold_folder(run, fold) / WEIGHTS).stat().st_mtime_ns, seed)
+
+
+@lru_cache(maxsize=1)
+def _load_fresh(run: Path, fold: int, changed: int, seed: int) -> NoduleModel:
+    return fresh_model(_load(run, fold, changed)[0], seed)
 
 
 def readers_of(data: Path, nodule_id: str) -> int:

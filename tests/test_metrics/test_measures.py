@@ -42,7 +42,7 @@ def outlines(masks: torch.Tensor, read: torch.Tensor | None = None) -> Outlines:
 def case(model: object, images: torch.Tensor, measurement: Measurement, batch_size: int = 64) -> Case:
     drops = box_drops(model, images, (4, 8, 12), 20, fill=measurement.fill)  # type: ignore[arg-type]
     empty = outlines(torch.zeros(len(images), SIDE, SIDE, dtype=torch.bool))
-    return Case(model, images, empty, measurement, lambda: drops, batch_size)  # type: ignore[arg-type]
+    return Case(model, images, empty, measurement, lambda: drops, lambda: model, batch_size)  # type: ignore[arg-type]
 
 
 def given(scores: torch.Tensor, targeted: bool = True) -> Map:

@@ -6,8 +6,9 @@ from scipy.stats import spearmanr
 from lidc_cdam.backbones import build_backbone
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.explain import explain
+from lidc_cdam.kernel import KernelHead
 from lidc_cdam.metrics.completeness import completeness
-from lidc_cdam.metrics.sanity import cascade, mean_correlation, randomised, rank_correlation, stages
+from lidc_cdam.metrics.sanity import cascade, fresh_model, mean_correlation, randomised, rank_correlation, stages
 from lidc_cdam.model import NoduleModel
 
 
@@ -66,15 +67,39 @@ def test_a_cascade_is_the_same_every_time_and_needs_the_whole_model_for_a_plain_
     assert torch.equal(state, torch.random.get_rng_state())
     again = cascade(model, explained)
     assert all(torch.equal(found[stage], again[stage]) for stage in found)
-    assert float(found["embedding"].abs().max()) < 0.5
+    assert list(found) == list(stages(model))[:-1]
+    original, fresh = explained(model), explained(fresh_model(model))
+    assert float(rank_correlation(original, fresh).abs().max()) < 0.5
     still = cascade(model, lambda given: explain(given, images, method="centre"))
     assert all(torch.allclose(values, torch.ones(2, 2, dtype=torch.float64)) for values in still.values())
+
+
+def test_a_fresh_model_is_the_end_of_the_cascade_and_looks_like_its_model(model: NoduleModel) -> None:
+    (*_, (stage, last)) = randomised(model, 3)
+    fresh = fresh_model(model, 3)
+    assert stage == "embedding"
+    assert all(torch.equal(weight, last.state_dict()[name]) for name, weight in fresh.state_dict().items())
+    assert (fresh.targets, fresh.image_size, fresh.training) == (model.targets, model.image_size, False)
+    other = fresh_model(model, 4).state_dict()
+    assert not torch.equal(other["backbone.patch_embed.proj.weight"], fresh.backbone.patch_embed.proj.weight)
+
+
+def test_a_model_with_a_kernel_beside_the_image_is_randomised_too(images: torch.Tensor) -> None:
+    kernel = KernelHead.of(torch.rand(5, 3), torch.rand(5, 2), torch.rand(2))
+    model = NoduleModel(build_backbone("tiny"), ("margin", "diameter"), features=3, kernel=kernel).eval()
+    found = cascade(model, lambda given: explain(given, images))
+    assert list(found) == list(stages(model))[:-1]
+    fresh = fresh_model(model)
+    assert fresh.side_head is not kernel
+    assert torch.equal(fresh.side_head.weights, kernel.weights)
 
 
 def test_a_model_without_a_name_cannot_be_made_again(model: NoduleModel) -> None:
     model.backbone_name = None
     with pytest.raises(LidcCdamError, match=r"A model to be randomised must name its backbone"):
         next(randomised(model))
+    with pytest.raises(LidcCdamError, match=r"must name its backbone"):
+        fresh_model(model)
 
 
 def test_mean_correlation_is_over_the_others() -> None:

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from scipy.stats import spearmanr
 
 from lidc_cdam.artifacts import (
     COHORT_COLUMNS,
@@ -26,13 +27,16 @@ from lidc_cdam.cli import main
 from lidc_cdam.compute import Workers
 from lidc_cdam.crop_files import Crop, crop_path, read_crop, write_crop
 from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.explain import explain
 from lidc_cdam.explain.registry import EXPLAINERS, register
 from lidc_cdam.explain.stage import explain_run
 from lidc_cdam.files import read_json
+from lidc_cdam.geometry import take_view
 from lidc_cdam.intensity import Intensity, Scaling, Statistics
 from lidc_cdam.metrics.localisation import relevance_mass
 from lidc_cdam.metrics.measures import FIDELITY, LOCALISATION
-from lidc_cdam.metrics.parts import part_path
+from lidc_cdam.metrics.parts import part_path, read_randomised
+from lidc_cdam.metrics.sanity import fresh_model
 from lidc_cdam.metrics.stage import evaluate
 from lidc_cdam.metrics.work import Job, Outcome, run_job
 from lidc_cdam.model import NoduleModel
@@ -170,7 +174,7 @@ def test_a_rerun_does_nothing_and_another_method_joins(run: Path, capsys: pytest
     before = part.stat().st_mtime_ns
     capsys.readouterr()
     evaluate(run, "random", fidelity_nodules=0, replicates=5)
-    assert "Everything was measured before (random: localisation, compactness, fidelity)" in capsys.readouterr().out
+    assert "Everything was measured before (random: localisation, compactness, fidelity, randomised)" in capsys.readouterr().out
     evaluate(run, "centre", fidelity_nodules=0, replicates=5)
     assert part.stat().st_mtime_ns == before
     assert set(pd.read_csv(run / "explainers.csv")["method"]) == {"random", "centre"}
@@ -305,6 +309,30 @@ def test_every_family_and_a_native_pixel_method(run: Path, dummy: str) -> None:
     assert (run / "explainers_table.md").read_text().count("\n") == 6
     differences = read_json(run / "explainers.json")["differences"]
     assert {(each["first"], each["second"]) for each in differences} >= {("centre", "random")}
+
+
+def test_every_nodule_keeps_the_map_of_the_model_with_random_weights(run: Path, data: Path) -> None:
+    evaluate(run, "cdam,centre", "randomised", replicates=5)
+    table = pd.read_csv(run / "explainers.csv")
+    assert set(table["metric"]) == {"randomised_embedding"}
+    assert set(table["nodule_id"]) == set(NODULES)
+    for nodule, fold in ((NODULES[0], 0), (NODULES[3], 1)):
+        kept, maps = read_randomised(run, fold, "cdam", nodule), read_maps(maps_path(run, fold, "cdam", nodule))
+        assert kept is not None
+        assert (kept.targets, kept.views, kept.slices) == (maps.targets, maps.views, maps.slices)
+        assert kept.scores.dtype == np.float32
+        # The map is that of a model with fresh weights, and its figure that of the two maps.
+        fresh = fresh_model(NoduleModel.load(fold_folder(run, fold)), seed=0)
+        planes = np.stack([take_view(read_crop(data, nodule).hu, view, 16) for view in maps.views])
+        images = Intensity(0.3, 0.3).apply(torch.from_numpy(planes)[:, None].expand(-1, 3, -1, -1), fresh.image_size)
+        expected = explain(fresh, images).movedim(0, 1)[:, :, None]
+        torch.testing.assert_close(torch.from_numpy(kept.scores), expected, rtol=1e-4, atol=1e-6)
+        own = table[(table["nodule_id"] == nodule) & (table["method"] == "cdam")].set_index("target")["value"]
+        for place, target in enumerate(maps.targets):
+            pairs = zip(maps.scores[place, :, 0], kept.scores[place, :, 0], strict=True)
+            mean = np.mean([spearmanr(first.ravel(), second.ravel()).statistic for first, second in pairs])
+            assert own[target] == pytest.approx(mean, abs=1e-5)
+    assert read_randomised(run, 0, "random", NODULES[0]) is None
 
 
 def test_results_depend_neither_on_batches_nor_on_workers(run: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Volumes of scores on disk, and what ties maps and volumes to the crop that they explain."""
+"""Volumes of scores and maps of random weights on disk, and what ties maps to the crop that they explain."""
 
 import gzip
 import hashlib
@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from lidc_cdam.artifacts import fold_folder, read_arrays
+from lidc_cdam.artifacts import MAP_ARRAYS, Maps, fold_folder, maps_of, read_arrays
 from lidc_cdam.crop_files import crop_path
 from lidc_cdam.files import replacing
 from lidc_cdam.nifti import write_nifti
+
+EVALUATION, RANDOM_WEIGHTS = "evaluation", "randomised"
+"""A fold's folder of what was measured, and the family of metrics that also keeps maps there."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,20 @@ def volume_views_path(folder: Path, target: str) -> Path:
 def volume_targets(folder: Path) -> list[str]:
     """The targets that have a volume in a nodule's `volume_folder`."""
     return sorted(path.name.removesuffix(".nii.gz") for path in folder.glob("[!.]*.nii.gz"))
+
+
+def random_maps_path(run: Path, fold: int, method: str, nodule_id: str) -> Path:
+    """`RUN/fold_k/evaluation/randomised/<method>/<nodule_id>.npz`, which also holds what was measured of the maps."""
+    return fold_folder(run, fold) / EVALUATION / RANDOM_WEIGHTS / method / f"{nodule_id}.npz"
+
+
+def read_random_maps(path: Path) -> Maps:
+    """A nodule's maps by its fold's model with every weight random.
+
+    Raises:
+        LidcCdamError: the file is missing or damaged.
+    """
+    return maps_of(read_arrays(path, MAP_ARRAYS, "evaluate"))
 
 
 def write_volume(folder: Path, target: str, volume: Volume, note: str = "") -> None:

@@ -14,12 +14,12 @@ from lidc_cdam import artifacts, crop_files, provenance, quality
 from lidc_cdam.artifacts import NoduleRecord
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import read_json
-from lidc_cdam.map_files import volume_folder, volume_path, volume_targets
+from lidc_cdam.map_files import random_maps_path, volume_folder, volume_path, volume_targets
 from lidc_cdam.runs import read_config, shown_words
 from lidc_cdam.vocabulary import BIOMARKERS, MALIGNANCY, TARGETS, Target
 from reports.conformal import Calibrated, calibrate
 from reports.measures import CHANCE, CONTROL, MASS, Measures, Typical, read_measures
-from reports.scales import Limits, methods_with_maps, read_scales, rows_of
+from reports.scales import Limits, methods_with_maps, read_random_scales, read_scales, rows_of
 
 SHOWN: tuple[str, ...] = (*(biomarker.key for biomarker in BIOMARKERS), MALIGNANCY.key)
 """Order in which documents show the targets."""
@@ -65,6 +65,8 @@ class Run:
     typical: Typical = field(default_factory=dict)
     """Middle half of each metric of the maps over the run's nodules."""
     latents_sha256: dict[int, str] = field(default_factory=dict)
+    random_limits: Limits = field(default_factory=dict)
+    """The limits of the maps by the same models with random weights, where `evaluate` has kept such maps."""
     summary: dict[str, Any] = field(default_factory=dict)
 
 
@@ -165,6 +167,7 @@ def open_run(run: Path, method: str, data: Path | None = None) -> tuple[Run, lis
         calibrated_on=calibration.calibrated_on,
         typical=measured.typical(method),
         latents_sha256=_digests(run, predictions, artifacts.LATENTS),
+        random_limits=read_random_scales(run, method, rows).limits,
     )
     cases = []
     cohort = artifacts.read_cohort(folder)
@@ -295,6 +298,7 @@ def case_key(runs: Sequence[Run], cases: Sequence[Case | None], renderer: str) -
             crop_files.mask_path(run.data, case.nodule_id),
             crop_files.reader_masks_path(run.data, case.nodule_id),
             *(artifacts.maps_path(run.folder, case.fold, name, case.nodule_id) for name in methods),
+            random_maps_path(run.folder, case.fold, run.method, case.nodule_id),
         )
         for path in paths:
             digest.update(path.read_bytes() if path.exists() else b"missing")

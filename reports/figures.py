@@ -34,6 +34,7 @@ RESEARCH = "Research use only - not for diagnosis"
 CT_PIXELS = 192
 """Side of an embedded CT picture: six pixels a millimetre for a 32 mm crop."""
 MAP_PIXELS = 96
+THUMBNAIL_PIXELS = 96
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,32 @@ def map_picture(
         _outline(contour_path(-scores, level, side), BELOW, 0.22, "0.8 0.6"),
         _outline(mask_path(cut.consensus, side), CONSENSUS, 0.2),
         _small_print(side),
+    ]
+    return svg(side, side, layers)
+
+
+def map_thumbnail(cut: Cut, scores: Float[np.ndarray, "row column"], limit: float, level: float, key: str) -> str:
+    """A small signed map over the CT, with the lines and the consensus of `map_picture`.
+
+    Args:
+        cut: the view.
+        scores: on the token grid.
+        limit: score of the full colour.
+        level: score of the lines.
+        key: unique name of the picture in its page.
+    """
+    side = cut.side_mm
+    ct = Image.fromarray(grey(cut.hu, LUNG, THUMBNAIL_PIXELS)).point(lambda value: round(value * (1 - DIMMED)))
+    enlarged = Image.fromarray(scores.astype(np.float32)).resize(ct.size, Image.Resampling.BILINEAR)
+    coloured = Image.fromarray(colourise(np.asarray(enlarged), limit), "RGBA")
+    uri = data_uri(Image.alpha_composite(ct.convert("RGBA"), coloured).convert("RGB"), "JPEG", quality=85)
+    layers = [
+        f'<image href="{uri}" width="{side:g}" height="{side:g}" preserveAspectRatio="none"/>',
+        _hatching(cut.padded, side, key, words=False),
+        _outline(contour_path(scores, level, side), ABOVE, 0.4),
+        _outline(contour_path(-scores, level, side), BELOW, 0.4, "1.4 1"),
+        _outline(mask_path(cut.consensus, side), CONSENSUS, 0.4),
+        _small_print(side, 1.3),
     ]
     return svg(side, side, layers)
 

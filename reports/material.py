@@ -9,10 +9,12 @@ from jaxtyping import Bool
 from lidc_cdam import artifacts, crop_files
 from lidc_cdam.artifacts import Maps
 from lidc_cdam.crop_files import Crop
+from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.geometry import central_index, take_view
+from lidc_cdam.map_files import random_maps_path
 from reports import figures
 from reports.context import Case, Run
-from reports.scales import read_maps
+from reports.scales import read_checked_random_maps, read_maps
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Material:
     """The nodule's case in each run; None where a run does not have it."""
     crop: Crop
     maps: tuple[Maps | None, ...]
+    random_maps: tuple[Maps | None, ...]
+    """Those of the same models with random weights; None where `evaluate` has kept none that can be read."""
 
     @property
     def readers(self) -> int:
@@ -79,7 +83,8 @@ def load(runs: Sequence[Run], cases: Sequence[Case | None]) -> Material:
     case = next(case for case in cases if case is not None)
     crop = crop_files.read_crop(runs[0].data, case.nodule_id)
     maps = tuple(_maps(run, own) for run, own in zip(runs, cases, strict=True))
-    return Material(case, tuple(runs), tuple(cases), crop, maps)
+    random_maps = tuple(_random_maps(run, own) for run, own in zip(runs, cases, strict=True))
+    return Material(case, tuple(runs), tuple(cases), crop, maps, random_maps)
 
 
 def _maps(run: Run, case: Case | None) -> Maps | None:
@@ -87,6 +92,16 @@ def _maps(run: Run, case: Case | None) -> Maps | None:
         return None
     path = artifacts.maps_path(run.folder, case.fold, run.method, case.nodule_id)
     return read_maps(path) if path.exists() else None
+
+
+def _random_maps(run: Run, case: Case | None) -> Maps | None:
+    if case is None:
+        return None
+    path = random_maps_path(run.folder, case.fold, run.method, case.nodule_id)
+    try:
+        return read_checked_random_maps(path) if path.exists() else None
+    except LidcCdamError:
+        return None
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """The signed scales of a run's maps: one limit per model (a fold's) and target over all of its nodules."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from lidc_cdam import artifacts
 from lidc_cdam.artifacts import Maps
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.geometry import VIEWS
+from lidc_cdam.map_files import random_maps_path, read_random_maps
 from lidc_cdam.progress import track
 from lidc_cdam.vocabulary import TARGETS
 
@@ -46,12 +47,30 @@ def read_scales(run: Path, method: str, rows: Sequence[tuple[int, str]]) -> Scal
         rows: fold and nodule of each prediction.
     """
     paths = [(fold, artifacts.maps_path(run, fold, method, nodule)) for fold, nodule in rows]
+    return _scales(paths, read_maps, f"{method} maps")
+
+
+def read_random_scales(run: Path, method: str, rows: Sequence[tuple[int, str]]) -> Scales:
+    """Likewise of the maps by the same models with random weights, which `evaluate` keeps.
+
+    A model with random weights is another model, so it has limits of its own.
+
+    Args:
+        run: the run's folder.
+        method: whose maps.
+        rows: fold and nodule of each prediction.
+    """
+    paths = [(fold, random_maps_path(run, fold, method, nodule)) for fold, nodule in rows]
+    return _scales(paths, read_checked_random_maps, f"{method} maps of random weights")
+
+
+def _scales(paths: Sequence[tuple[int, Path]], read: Callable[[Path], Maps], what: str) -> Scales:
     scores: dict[int, dict[str, list[Float32[np.ndarray, " score"]]]] = {}
     mapped: dict[int, int] = {}
-    for fold, path in track([(fold, path) for fold, path in paths if path.exists()], f"Reading {method} maps"):
-        # A damaged file decides no scale; the report of its own nodule fails and names it.
+    for fold, path in track([(fold, path) for fold, path in paths if path.exists()], f"Reading {what}"):
+        # A damaged file decides no scale; the report of its own nodule tells of it.
         with suppress(LidcCdamError):
-            maps = read_maps(path)
+            maps = read(path)
             mapped[fold] = mapped.get(fold, 0) + 1
             for key, own in zip(maps.targets, maps.scores, strict=True):
                 scores.setdefault(fold, {}).setdefault(key, []).append(np.abs(own).ravel())
@@ -74,13 +93,21 @@ def read_maps(path: Path) -> Maps:
     Raises:
         LidcCdamError: the file is damaged or breaks the contract.
     """
-    maps = artifacts.read_maps(path)
+    return _checked(artifacts.read_maps(path), path, "explain")
+
+
+def read_checked_random_maps(path: Path) -> Maps:
+    """Likewise, those by a model with random weights (`map_files.random_maps_path`)."""
+    return _checked(read_random_maps(path), path, "evaluate")
+
+
+def _checked(maps: Maps, path: Path, command: str) -> Maps:
     expected = (len(maps.targets), len(maps.views), len(maps.slices))
     known = set(maps.targets) <= set(TARGETS) and set(maps.views) <= set(VIEWS)
     if maps.scores.ndim != 5 or maps.scores.shape[:3] != expected or not known or not np.isfinite(maps.scores).all():
         raise LidcCdamError(
             f"{path} must hold finite scores [target, view, slice, row, column] that fit its names, but it does not; "
-            f"delete it and run `lidc-cdam explain` again."
+            f"delete it and run `lidc-cdam {command}` again."
         )
     return maps
 

@@ -49,7 +49,7 @@ def document(material: Material) -> dict[str, Any]:
         "targets": [_target_row(case, run, target) for run, case in material.pairs for target in targets_of(run)],
         "intervals": _interval_notes(material),
         "runs": runs,
-        "trust": [trust_section(run, case) for run, case in material.pairs],
+        "trust": [trust_section(material, index) for index, own in enumerate(material.cases) if own is not None],
         "similar": [similar_section(run, case) for run, case in material.pairs],
         "cautions": caution_sentences(sorted({run.method for run in material.runs})),
         "flags": flag_sentences(case),

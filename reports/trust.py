@@ -2,9 +2,14 @@
 
 from typing import Any
 
-from lidc_cdam.vocabulary import Target
+from lidc_cdam.artifacts import Maps
+from lidc_cdam.geometry import VIEWS
+from lidc_cdam.vocabulary import TARGETS, Target
+from reports import figures
 from reports.charts import signed
 from reports.context import Case, Run, targets_of
+from reports.maps import CONTOUR_SHARE
+from reports.material import Material
 from reports.measures import CHANCE, CONTROL, FIDELITY, MASS, POINTING
 from reports.words import number, percent
 
@@ -14,8 +19,16 @@ BOX, AGREEMENT, RANDOMISED = "box", "repeated_fold", "randomised_embedding"
 NOT_MEASURED = "not measured"
 
 
-def trust_section(run: Run, case: Case) -> dict[str, Any]:
-    """What was measured of one nodule's maps, target by target, and how to measure what was not."""
+def trust_section(material: Material, index: int) -> dict[str, Any]:
+    """What was measured of one nodule's maps, target by target, and how to measure what was not.
+
+    Args:
+        material: the nodule.
+        index: place in `material.runs` of a run that has it.
+    """
+    run, case = material.runs[index], material.cases[index]
+    if case is None:
+        raise ValueError(f"run {index} must have the nodule {material.case.nodule_id}, but it does not")
     rows = [_row(run, case, target) for target in targets_of(run)]
     lacking = [name for place, name in enumerate(COLUMNS) if all(row["cells"][place] == NOT_MEASURED for row in rows)]
     return {
@@ -27,7 +40,56 @@ def trust_section(run: Run, case: Case) -> dict[str, Any]:
         ],
         "notes": _notes(run, lacking),
         "missing": _missing(run, lacking),
+        "twins": _twins(material, index),
+        "twins_note": TWINS,
     }
+
+
+TWINS = (
+    "Left: the map. Right: the map of the same model with every weight random, which has learnt nothing; the limit of "
+    "each one's scale stands below it. A map that looks like its neighbour, or like its negative, owes little to what "
+    "the model learnt."
+)
+
+
+def _twins(material: Material, index: int) -> list[dict[str, Any]]:
+    """Each target's map beside that of the model with random weights, small; none where one of the two is missing."""
+    run, case = material.runs[index], material.cases[index]
+    maps, random = material.maps[index], material.random_maps[index]
+    if case is None or maps is None or random is None:
+        return []
+    limits, random_limits = run.limits.get(case.fold, {}), run.random_limits.get(case.fold, {})
+    view = min(set(maps.views) & set(random.views), key=list(VIEWS).index, default=None)
+    depth = next((depth for depth in random.slices if depth in maps.slices), None)
+    if view is None or depth is None:
+        return []
+    made = []
+    for key in run.targets:
+        if all(key in known for known in (maps.targets, random.targets, limits, random_limits)):
+            name = f"twin-{index}-{key}"
+            made.append(
+                {
+                    "title": TARGETS[key].title,
+                    "own": _thumbnail(material, maps, key, view, depth, limits[key], name),
+                    "random": _thumbnail(material, random, key, view, depth, random_limits[key], f"{name}-random"),
+                    "words": _twin_words(case.measures.get(key, {})),
+                }
+            )
+    return made
+
+
+def _twin_words(own: dict[str, float]) -> str:
+    return f"correlation {_correlation(own[RANDOMISED])}" if RANDOMISED in own else ""
+
+
+def _thumbnail(
+    material: Material, maps: Maps, key: str, view: str, depth: int, limit: float, name: str
+) -> dict[str, str]:
+    place = maps.targets.index(key), maps.views.index(view), maps.slices.index(depth)
+    weights = " with random weights" if name.endswith("-random") else ""
+    svg = figures.map_thumbnail(material.cut(view, depth), maps.scores[place], limit, limit * CONTOUR_SHARE, name)
+    alt = f"Small {view} map of {TARGETS[key].title.lower()} by the model{weights}; full colour at {number(limit)}."
+    return {"svg": svg, "alt": alt, "limit": f"±{number(limit)}"}
 
 
 def _row(run: Run, case: Case, target: Target) -> dict[str, Any]:
@@ -75,7 +137,15 @@ def _against_control(
 def _plain(own: dict[str, float], typical: dict[str, tuple[float, float]], metric: str) -> str:
     if metric not in own:
         return NOT_MEASURED
-    return _with(f"{own[metric]:.2f}", _run_words(typical.get(metric)))
+    middle = typical.get(metric)
+    return _with(
+        _correlation(own[metric]), f"run {_correlation(middle[0])} to {_correlation(middle[1])}" if middle else ""
+    )
+
+
+def _correlation(value: float) -> str:
+    """A correlation with its sign and two digits."""
+    return f"{value:+.2f}".replace("-", "\u2212")
 
 
 def _run_words(typical: tuple[float, float] | None) -> str:
@@ -97,8 +167,9 @@ NOTES = {
     "Box sensitivity": "Box sensitivity: how well the score in a box goes with the drop of the output when the box is "
     "blurred: area under their correlation over the boxes' sides; 0 for a map that says nothing.",
     "Other folds": "Other folds: rank correlation with the maps of the other folds' models.",
-    "Random weights": "Random weights: rank correlation with the map of the same model with every weight fresh; a map "
-    "that explains the model has little.",
+    "Random weights": "Random weights: rank correlation with the map of the same model with every weight random; near "
+    "0 where the map owes what it shows to training. Far from 0 on either side, for the sign of an untrained model is "
+    "chance, where such a model shows the same places.",
 }
 
 
@@ -111,5 +182,8 @@ def _missing(run: Run, lacking: list[str]) -> str:
     if not lacking:
         return ""
     named = ", ".join(name[:1].lower() + name[1:] for name in lacking)
-    command = f"lidc-cdam evaluate --run RUN --methods {run.method},{CONTROL}"
-    return f"Not measured for this nodule: {named}. `{command}` measures them (the costly ones on a sample of nodules)."
+    command = f"lidc-cdam evaluate --run RUN --methods {run.method},{CONTROL} --metrics all"
+    return (
+        f"Not measured for this nodule: {named}. `{command}` measures them (the costly ones on a sample of nodules, "
+        f"which --fidelity-nodules sets)."
+    )

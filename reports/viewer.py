@@ -92,6 +92,9 @@ def _layers(material: Material, index: int) -> list[dict[str, Any]]:
         return []
     layers = [] if maps is None else _layer(run.method, maps, run.limits, case)
     layers += _volume_layer(material, run, case)
+    random_maps = material.random_maps[index]
+    if random_maps is not None:
+        layers += _layer(f"{run.method}, random weights", random_maps, run.random_limits, case)
     for method, limits in run.beside.items():
         other = _read_beside(run, case, method)
         layers += [] if other is None else _layer(method, other, limits, case)

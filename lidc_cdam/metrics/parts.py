@@ -7,16 +7,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Shaped
 
-from lidc_cdam.artifacts import FAILED, FAILED_COLUMNS, MAP_ARRAYS, Maps, maps_of, read_arrays, read_table, write_table
+from lidc_cdam.artifacts import FAILED, FAILED_COLUMNS, read_arrays, read_table, write_table
 from lidc_cdam.files import replacing
+from lidc_cdam.map_files import EVALUATION
 from lidc_cdam.metrics.boxes import BoxDrops
 from lidc_cdam.metrics.measures import Found
 
-FOLDER = "evaluation"
 GALLERY = "gallery"
 """Beside the families: maps of the nodules that the gallery shows."""
-RANDOM_WEIGHTS = "randomised"
-"""The family that keeps maps: those of the same model with every weight fresh."""
 DROPS = "drops"
 """Likewise: outputs without boxes, which all methods share."""
 FAILURE_COLUMNS = (*FAILED_COLUMNS, "method", "metrics")
@@ -25,7 +23,7 @@ Row = dict[str, str | int | float]
 
 def evaluation_folder(run: Path, fold: int | str) -> Path:
     """`RUN/fold_k/evaluation`; with `*` for all folds, in words."""
-    return run / f"fold_{fold}" / FOLDER
+    return run / f"fold_{fold}" / EVALUATION
 
 
 def part_path(run: Path, fold: int, family: str, method: str, nodule_id: str) -> Path:
@@ -75,16 +73,6 @@ def rows_of(path: Path, identity: Mapping[str, str | int]) -> Iterator[Row]:
         for target, value in zip(stored["targets"], values, strict=True):
             row: Row = {**identity, "target": str(target), "metric": str(metric), "value": float(value)}
             yield {**row, "reason": str(stored["reason"])}
-
-
-def read_randomised(run: Path, fold: int, method: str, nodule_id: str) -> Maps | None:
-    """A nodule's maps by the fold's model with every weight fresh; None where they were not measured.
-
-    Raises:
-        LidcCdamError: the file is damaged.
-    """
-    path = part_path(run, fold, RANDOM_WEIGHTS, method, nodule_id)
-    return maps_of(read_arrays(path, MAP_ARRAYS, "evaluate")) if path.exists() else None
 
 
 def curves_of(path: Path, names: Sequence[str]) -> dict[str, Float64[np.ndarray, "..."]]:

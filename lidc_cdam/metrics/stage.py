@@ -23,6 +23,7 @@ from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.explain import EXPLAINERS as METHODS
 from lidc_cdam.explain.stage import explain_run
 from lidc_cdam.files import read_json
+from lidc_cdam.map_files import RANDOM_WEIGHTS
 from lidc_cdam.metrics.boxes import BOXES
 from lidc_cdam.metrics.boxes import box_sides as checked_sides
 from lidc_cdam.metrics.causes_stage import check_causes, evaluate_causes
@@ -32,7 +33,6 @@ from lidc_cdam.metrics.measures import FAMILIES, OF_OTHERS, RANDOMISED, REPEATED
 from lidc_cdam.metrics.parts import (
     FAILURE_COLUMNS,
     GALLERY,
-    RANDOM_WEIGHTS,
     evaluation_folder,
     part_path,
     record_failures,
@@ -71,17 +71,17 @@ def evaluate(
     Each method's maps of the test nodules, at the central slice of the run's views, are measured against the readers
     (localisation) and against the model. Costs in model calls, for a nodule with V views, T targets and a method:
     localisation and compactness none (methods that score pixels: one explanation); fidelity 2 (steps - 1) V T; box
-    sides x boxes x V **once for all methods**; randomised two explanations; sanity one per block of the model;
-    repeatability one per other fold. Maps of methods that score tokens are made first where they are missing. Writes RUN/explainers.csv (one
-    row per nodule, method, target and metric), RUN/explainers_curves.csv, RUN/explainers.json (means with 95 %
-    intervals over patients, paired differences) and pictures in RUN/figures/explainers. What is measured is kept per
-    nodule: a later call adds methods, metrics and nodules, and one that was interrupted goes on.
+    sides x boxes x V **once for all methods**; randomised two explanations, sanity one per block of the model,
+    repeatability one per other fold. Maps of methods that score tokens are made first where they are missing. Writes
+    RUN/explainers.csv (one row per nodule, method, target and metric), RUN/explainers_curves.csv, RUN/explainers.json
+    (means with 95 % intervals over patients, paired differences) and pictures in RUN/figures/explainers. What is
+    measured is kept per nodule: a later call adds methods, metrics and nodules, and one that was interrupted goes on.
 
     Args:
         run: Folder of a finished run (`crossval`).
         methods: Estimators to measure, separated by commas, or all; random is what the others are compared with.
-        metrics: Families, separated by commas, or all: localisation, compactness, fidelity, box,
-            randomised, sanity (which brings randomised), repeatability, completeness.
+        metrics: Families, separated by commas, or all: localisation, compactness, fidelity, box, randomised, sanity
+            (which brings randomised), repeatability, completeness.
         fidelity_nodules: Nodules of each fold of which the costly families are measured (all but localisation,
             compactness and randomised); none takes every nodule.
         steps: Steps of the fidelity curve from 0 to 100 % of the pixels.

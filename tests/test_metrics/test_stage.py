@@ -33,9 +33,10 @@ from lidc_cdam.explain.stage import explain_run
 from lidc_cdam.files import read_json
 from lidc_cdam.geometry import take_view
 from lidc_cdam.intensity import Intensity, Scaling, Statistics
+from lidc_cdam.map_files import random_maps_path, read_random_maps
 from lidc_cdam.metrics.localisation import relevance_mass
 from lidc_cdam.metrics.measures import FIDELITY, LOCALISATION
-from lidc_cdam.metrics.parts import part_path, read_randomised
+from lidc_cdam.metrics.parts import part_path
 from lidc_cdam.metrics.sanity import fresh_model
 from lidc_cdam.metrics.stage import evaluate
 from lidc_cdam.metrics.work import Job, Outcome, run_job
@@ -174,7 +175,10 @@ def test_a_rerun_does_nothing_and_another_method_joins(run: Path, capsys: pytest
     before = part.stat().st_mtime_ns
     capsys.readouterr()
     evaluate(run, "random", fidelity_nodules=0, replicates=5)
-    assert "Everything was measured before (random: localisation, compactness, fidelity, randomised)" in capsys.readouterr().out
+    assert (
+        "Everything was measured before (random: localisation, compactness, fidelity, randomised)"
+        in capsys.readouterr().out
+    )
     evaluate(run, "centre", fidelity_nodules=0, replicates=5)
     assert part.stat().st_mtime_ns == before
     assert set(pd.read_csv(run / "explainers.csv")["method"]) == {"random", "centre"}
@@ -317,8 +321,8 @@ def test_every_nodule_keeps_the_map_of_the_model_with_random_weights(run: Path, 
     assert set(table["metric"]) == {"randomised_embedding"}
     assert set(table["nodule_id"]) == set(NODULES)
     for nodule, fold in ((NODULES[0], 0), (NODULES[3], 1)):
-        kept, maps = read_randomised(run, fold, "cdam", nodule), read_maps(maps_path(run, fold, "cdam", nodule))
-        assert kept is not None
+        kept = read_random_maps(random_maps_path(run, fold, "cdam", nodule))
+        maps = read_maps(maps_path(run, fold, "cdam", nodule))
         assert (kept.targets, kept.views, kept.slices) == (maps.targets, maps.views, maps.slices)
         assert kept.scores.dtype == np.float32
         # The map is that of a model with fresh weights, and its figure that of the two maps.
@@ -332,7 +336,7 @@ def test_every_nodule_keeps_the_map_of_the_model_with_random_weights(run: Path, 
             pairs = zip(maps.scores[place, :, 0], kept.scores[place, :, 0], strict=True)
             mean = np.mean([spearmanr(first.ravel(), second.ravel()).statistic for first, second in pairs])
             assert own[target] == pytest.approx(mean, abs=1e-5)
-    assert read_randomised(run, 0, "random", NODULES[0]) is None
+    assert not random_maps_path(run, 0, "random", NODULES[0]).exists()
 
 
 def test_results_depend_neither_on_batches_nor_on_workers(run: Path, tmp_path: Path) -> None:

@@ -306,7 +306,7 @@ def test_what_an_older_run_lacks_is_named_in_its_place(tmp_path, name):
     told = {
         "latents.npz": "Not known: fold_0/latents.npz is missing.",
         "validation.csv": "no intervals, because fold_0/validation.csv is missing or too small to calibrate on",
-        "explainers.csv": "<code>lidc-cdam evaluate --run RUN --methods cdam,random</code> measures them",
+        "explainers.csv": "<code>lidc-cdam evaluate --run RUN --methods cdam,random --metrics all</code> measures them",
     }
     assert told[name] in page
 

@@ -29,7 +29,9 @@ def test_the_cube_the_counts_and_the_scores_are_exact(tmp_path):
     run, material, data = data_of(cohort.biomarkers)
     np.testing.assert_array_equal(unpacked(data["hu"], "<i2"), material.crop.hu.ravel())
     np.testing.assert_array_equal(unpacked(data["marked"], "u1"), material.crop.readers.ravel())
-    (layer,) = data["layers"]
+    layer, random = data["layers"]
+    np.testing.assert_array_equal(unpacked(random["scores"], "<f4"), material.random_maps[0].scores.ravel())
+    assert random["limits"] == run.random_limits[0]
     np.testing.assert_array_equal(unpacked(layer["scores"], "<f4"), material.maps[0].scores.ravel())
     assert layer["limits"] == run.limits[0]
     assert (layer["rows"], layer["columns"], data["side"], data["central"]) == (16, 16, 32, 16)
@@ -53,9 +55,10 @@ def test_other_methods_travel_too_and_damaged_ones_do_not(tmp_path):
     own = artifacts.read_maps(artifacts.maps_path(cohort.malignancy, 0, "cdam", cohort.nodules[0]))
     path = artifacts.maps_path(cohort.malignancy, 0, "random", cohort.nodules[0])
     artifacts.write_maps(path, Maps(own.scores * 2, own.targets, own.views, own.slices))
-    assert [layer["method"] for layer in data_of(cohort.malignancy)[2]["layers"]] == ["cdam", "random"]
+    own = ["cdam", "cdam, random weights"]
+    assert [layer["method"] for layer in data_of(cohort.malignancy)[2]["layers"]] == [*own, "random"]
     path.write_bytes(b"damaged")
-    assert [layer["method"] for layer in data_of(cohort.malignancy)[2]["layers"]] == ["cdam"]
+    assert [layer["method"] for layer in data_of(cohort.malignancy)[2]["layers"]] == own
 
 
 def write_margin(run_folder, nodule: str) -> np.ndarray:
@@ -74,7 +77,7 @@ def test_volumes_are_a_method_of_their_own_with_the_maps_scale(tmp_path, monkeyp
     assert layer["limits"] == {"margin": run.limits[0]["margin"]}
     np.testing.assert_array_equal(unpacked(layer["scores"], "<f4"), scores.ravel())
     monkeypatch.setattr("reports.viewer.MOST_VOLUME_BYTES", 1000)
-    assert len(data_of(cohort.biomarkers)[2]["layers"]) == 1
+    assert len(data_of(cohort.biomarkers)[2]["layers"]) == 2
 
 
 @pytest.mark.parametrize(("geometry", "patient"), [("patient", True), ("scan", False)])

@@ -10,6 +10,7 @@ import yaml
 from lidc_cdam import artifacts, crop_files, provenance
 from lidc_cdam.artifacts import Dataset, Fold, Latents, Maps, NoduleRecord, Splits
 from lidc_cdam.crop_files import Crop
+from lidc_cdam.map_files import random_maps_path
 from lidc_cdam.vocabulary import BIOMARKERS, TARGETS
 
 SIDE = 32
@@ -93,7 +94,9 @@ def _run(
         rows.append(identity | _predictions(facts, keys, generator))
         if maps:
             path = artifacts.maps_path(run, fold, "cdam", facts["nodule_id"])
-            artifacts.write_maps(path, Maps(scores(generator, len(keys)), tuple(keys), ("axial",), (16,)))
+            made = Maps(scores(generator, len(keys)), tuple(keys), ("axial",), (16,))
+            artifacts.write_maps(path, made)
+            write_random_maps(run, fold, facts["nodule_id"], made)
         for key in keys:
             for method, metric, value in MEASURED:
                 measures.append({**identity, "method": method, "target": key, "metric": metric, "value": value})
@@ -112,11 +115,20 @@ def _run(
     return run
 
 
+def write_random_maps(run: Path, fold: int, nodule: str, maps: Maps, sign: float = 1.0) -> Maps:
+    """Maps of noise, of the same shape but a hundredth of the size, as `evaluate` keeps them."""
+    noise = np.random.default_rng(len(nodule) + fold).normal(size=maps.scores.shape)
+    random = Maps((sign * 2e-4 * noise).astype(np.float32), maps.targets, maps.views, maps.slices)
+    artifacts.write_maps(random_maps_path(run, fold, "cdam", nodule), random)
+    return random
+
+
 MEASURED = (
     ("cdam", "relevance_mass", 0.62),
     ("cdam", "relevance_mass_chance", 0.18),
     ("cdam", "pointing_game", 1.0),
     ("cdam", "fidelity", 12.5),
+    ("cdam", "randomised_embedding", -0.314),
     ("random", "fidelity", -0.25),
 )
 """Method, metric and value of what `evaluate` would have measured."""

@@ -232,6 +232,16 @@ def _records(function: Callable[..., None]) -> dict[str, Any]:
     return {key: hint for key, hint in get_type_hints(function).items() if is_dataclass(hint)}
 
 
+KINDS = {
+    "list": "values separated by commas",
+    "tuple": "values separated by commas",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+}
+"""Python's types in a user's words."""
+
+
 def _plain_usage(message: str) -> str:
     """A usage error of jsonargparse as one phrase that names the option and what it got."""
     text = " ".join(str(message).split())
@@ -247,7 +257,8 @@ def _plain_usage(message: str) -> str:
     )
     kinds = " or ".join(kind for kind in dict.fromkeys(expected) if kind != "NoneType")
     value = wrong[3] or next(iter(re.findall(r"Got value: (\S+)", wrong[2])), "")
-    return f"--{wrong[1]} must be {kinds}, but it is {value}" if kinds else f"--{wrong[1]}: {wrong[2]}"
+    kinds = re.sub(r"\b(list|tuple|int|float|bool)\b", lambda found: KINDS[found[0]], kinds)
+    return f"--{wrong[1]} must be {kinds}, but it is {value or 'empty'}" if kinds else f"--{wrong[1]}: {wrong[2]}"
 
 
 def _hints(function: Callable[..., None]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.progress import say
 
 
 @contextmanager
@@ -92,6 +93,24 @@ def held(folder: Path, name: str = ".held", wait: bool = False) -> Iterator[bool
             finally:
                 path.unlink(missing_ok=True)
             return
+
+
+@contextmanager
+def alone(folder: Path, sentence: str, name: str = ".held") -> Iterator[None]:
+    """Hold a folder for this process; while another one holds it, say so and wait.
+
+    Args:
+        folder: created if needed.
+        sentence: what to say before waiting.
+        name: the lock, as in `held`.
+    """
+    with held(folder, name) as mine:
+        if mine:
+            yield
+            return
+    say(sentence)
+    with held(folder, name, wait=True):
+        yield
 
 
 def _is_file(path: Path, descriptor: int) -> bool:

@@ -22,7 +22,7 @@ from lidc_cdam.artifacts import (
 from lidc_cdam.clusters import LOCAL
 from lidc_cdam.compute import HERE, Pool, Workers
 from lidc_cdam.errors import LidcCdamError
-from lidc_cdam.files import write_json
+from lidc_cdam.files import alone, write_json
 from lidc_cdam.metrics.prediction import summarise
 from lidc_cdam.progress import say
 from lidc_cdam.runs import shown_words
@@ -32,7 +32,7 @@ from training.bottleneck import FILE as BOTTLENECK
 from training.bottleneck import fit_bottleneck, has_bottleneck, measure_bottleneck, write_bottleneck
 from training.data import read_cubes
 from training.devices import check_devices
-from training.fit import alone, fit_fold, fold_record, told_fold
+from training.fit import fit_fold, fold_record, told_fold
 from training.folds import train_side_by_side
 from training.loggers import check_loggers
 from training.plots import draw_figures

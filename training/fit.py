@@ -1,8 +1,7 @@
 """Train one fold: stage `train`."""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from lidc_cdam.artifacts import (
     write_table,
 )
 from lidc_cdam.backbones import build_backbone, freeze_all_but_last
-from lidc_cdam.files import held
+from lidc_cdam.files import alone
 from lidc_cdam.intensity import STATISTICS, Intensity, Statistics
 from lidc_cdam.model import NoduleModel
 from lidc_cdam.progress import say
@@ -108,18 +107,6 @@ def fit_fold(run: Run, index: int, cubes: Cubes) -> bool:
             return False
         _write_fold(run, index, cubes, record)
     return True
-
-
-@contextmanager
-def alone(folder: Path, sentence: str) -> Iterator[None]:
-    """Hold a folder for this process; while another one holds it, say so and wait."""
-    with held(folder) as mine:
-        if mine:
-            yield
-            return
-    say(sentence)
-    with held(folder, wait=True):
-        yield
 
 
 def _write_fold(run: Run, index: int, cubes: Cubes, record: provenance.Record) -> None:

@@ -22,7 +22,7 @@ from lidc_cdam.compute import HERE, Workers, map_items
 from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.explain import EXPLAINERS as METHODS
 from lidc_cdam.explain.stage import explain_run
-from lidc_cdam.files import read_json
+from lidc_cdam.files import alone, read_json
 from lidc_cdam.map_files import RANDOM_WEIGHTS
 from lidc_cdam.metrics.boxes import BOXES
 from lidc_cdam.metrics.boxes import box_sides as checked_sides
@@ -113,6 +113,23 @@ def evaluate(
     tested = {fold: _tested(run, fold) for fold in task.folds}
     if phantom:
         check_causes(run, phantom_nodules, seed)
+    with alone(run, f"Another `evaluate` works on {run}; waiting for it.", ".evaluate"):
+        _measure(task, names, families, tested, replicates, workers)
+    if phantom:
+        evaluate_causes(run, names, phantom_nodules, replicates, seed, batch_size)
+    if claims:
+        evaluate_claims(run, names, replicates, seed)
+
+
+def _measure(
+    task: Task,
+    names: Sequence[str],
+    families: Sequence[str],
+    tested: Mapping[int, Mapping[str, str]],
+    replicates: int,
+    workers: Workers,
+) -> None:
+    """Measure what is missing, write what all of it says, and tell."""
     records = [record for fold in task.folds for record in _claim(task, fold, families, list(tested[fold]))]
     _explain_missing(task, names, tested, workers)
     records += [_claim_maps(task, fold, method) for fold in task.folds for method in names]
@@ -120,20 +137,16 @@ def evaluate(
     outcomes = list(map_items(run_job, jobs, "Evaluating", workers, failed))
     forget_models()
     failures = _record_failures(task, outcomes, names, families)
-    write_results(task.run, task.data, measurement, tested, replicates)
+    write_results(task.run, task.data, task.measurement, tested, replicates)
     if failures:
-        place = evaluation_folder(run, "*") / FAILED
+        place = evaluation_folder(task.run, "*") / FAILED
         say(f"{failures} parts could not be measured; {place} names each with its reason.")
     else:
         for record in records:
             record.finish(methods=names)
     done = sum(len(job.parts) for job in jobs) - failures
     told = f"Measured {done} parts" if done else "Everything was measured before"
-    say(f"{told} ({', '.join(names)}: {', '.join(families)}); see {run / EXPLAINERS} and {run / PICTURES}.")
-    if phantom:
-        evaluate_causes(run, names, phantom_nodules, replicates, seed, batch_size)
-    if claims:
-        evaluate_claims(run, names, replicates, seed)
+    say(f"{told} ({', '.join(names)}: {', '.join(families)}); see {task.run / EXPLAINERS} and {task.run / PICTURES}.")
 
 
 def _chosen(option: str, asked: str | list[str], known: Collection[str]) -> list[str]:

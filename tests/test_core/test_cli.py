@@ -102,7 +102,7 @@ def test_options_are_shown_as_they_are_written(capsys):
     assert "--switch-on {true,false}" in shown
     assert "--switch_on" not in shown
     assert main(["turn", "--switch-on", "7"]) == 2
-    assert "--switch-on must be bool, but it is 7; see" in capsys.readouterr().err
+    assert "--switch-on must be true or false, but it is 7; see" in capsys.readouterr().err
 
 
 def test_an_unknown_key_of_a_config_file_ends_with_2(capsys, tmp_path):
@@ -214,3 +214,15 @@ def test_a_list_that_is_given_again_grows(capsys, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "step", listed)
     assert main(["step", "--words", "a=b >= 4", "--words", "c,d", "--numbers", "1,2"]) == 0
     assert called == [(["a=b >= 4", "c", "d"], (1, 2))]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--workers", "x"], "--workers must be a whole number, but it is x; see"),
+        (["--nodules", ""], "--nodules must be values separated by commas, but it is empty; see"),
+    ],
+)
+def test_a_wrong_kind_of_value_is_told_in_a_users_words(words, told, tmp_path, capsys):
+    assert main(["report", "--run", str(tmp_path), "--out", str(tmp_path / "out"), *words]) == 2
+    assert told in capsys.readouterr().err

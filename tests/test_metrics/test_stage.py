@@ -1,4 +1,6 @@
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +32,7 @@ from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.explain import explain
 from lidc_cdam.explain.registry import EXPLAINERS, register
 from lidc_cdam.explain.stage import explain_run
-from lidc_cdam.files import read_json
+from lidc_cdam.files import held, read_json
 from lidc_cdam.geometry import take_view
 from lidc_cdam.intensity import Intensity, Scaling, Statistics
 from lidc_cdam.map_files import random_maps_path, read_random_maps
@@ -337,6 +339,20 @@ def test_every_nodule_keeps_the_map_of_the_model_with_random_weights(run: Path, 
             mean = np.mean([spearmanr(first.ravel(), second.ravel()).statistic for first, second in pairs])
             assert own[target] == pytest.approx(mean, abs=1e-5)
     assert not random_maps_path(run, 0, "random", NODULES[0]).exists()
+
+
+def test_two_at_once_on_one_run_wait_for_each_other(run: Path) -> None:
+    with held(run, ".evaluate") as mine:
+        assert mine
+        words = ["evaluate", "--run", str(run), "--methods", "random", "--metrics", "localisation", "--replicates", "5"]
+        other = subprocess.Popen([sys.executable, "-m", "lidc_cdam.cli", *words], stdout=subprocess.PIPE, text=True)
+        assert other.stdout is not None
+        assert other.stdout.readline() == f"Another `evaluate` works on {run}; waiting for it.\n"
+        assert not (run / "explainers.csv").exists()
+    assert other.wait() == 0
+    other.stdout.close()
+    assert (run / "explainers.csv").exists()
+    assert not (run / ".evaluate").exists()
 
 
 def test_results_depend_neither_on_batches_nor_on_workers(run: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,9 @@ def _source(subject: Subject, item: Item) -> list[Dataset]:
 
 
 def _save(made: Dataset, path: Path) -> Path:
+    # pydicom hides what a file system says (a full disk has no number then), so it writes into memory.
+    stream = BytesIO()
+    made.save_as(stream, enforce_file_format=True)
     with replacing(path) as temporary:
-        made.save_as(temporary, enforce_file_format=True)
+        temporary.write_bytes(stream.getbuffer())
     return path

@@ -25,8 +25,15 @@ SHOWN: tuple[str, ...] = (*(biomarker.key for biomarker in BIOMARKERS), MALIGNAN
 """Order in which documents show the targets."""
 MOST_METHODS = 5
 """Methods beside the shown one that a document can hold."""
-SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+TAKEN = r"(?i:index|run|checklists|provenance\.json|exported\.csv|failed\.csv)"
+"""Names of what lies beside the nodules' files and folders."""
+SAFE_NAME = re.compile(rf"(?!{TAKEN}$)[A-Za-z0-9][A-Za-z0-9._-]{{0,127}}")
 """What a nodule_id must be to become a file name."""
+UNSAFE_NAME = (
+    "nodule_id must be at most 128 letters, digits, dots, dashes and underscores, and none of the reports' own names "
+    "(index, run), to name a file"
+)
+"""Why another one has none."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import replacing, write_text
 from lidc_cdam.progress import say
 from reports import html, pdf
-from reports.context import SAFE_NAME, Case, Run, case_key, chosen_nodules, open_run
+from reports.context import SAFE_NAME, UNSAFE_NAME, Case, Run, case_key, chosen_nodules, open_run
 from reports.facts import without_paths
 from reports.index import index_content, index_row
 from reports.material import load
@@ -158,17 +158,18 @@ def _work(item: Item) -> dict[str, Any]:
     """Write one nodule's two documents; a row for the index, or a row with the reason why not."""
     try:
         if not SAFE_NAME.fullmatch(item.nodule_id):
-            raise LidcCdamError("nodule_id must be letters, digits, dots, dashes and underscores to name a file")
+            raise LidcCdamError(UNSAFE_NAME)
         material = load(item.runs, item.cases)
         if not item.is_current():
             content = document(material)
             # Both are made before either is written.
             page = html.render_case(content, item.key, viewer_data(material, content))
             paper = pdf.render_case(content)
-            with replacing(item.paper) as temporary:
-                temporary.write_bytes(paper)
-            # The page comes last: its key says that both are there.
-            write_text(item.page, page)
+            # Both are written before either appears, so a full disk leaves neither; the page, whose key says that both
+            # are there, appears last.
+            with replacing(item.page) as whole_page, replacing(item.paper) as whole_paper:
+                whole_page.write_text(page, encoding="utf-8")
+                whole_paper.write_bytes(paper)
         return index_row(material)
     except (LidcCdamError, ValueError, TemplateError) as error:
         return {"nodule_id": item.nodule_id, "reason": without_paths(str(error), item.runs)}

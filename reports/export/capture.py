@@ -3,7 +3,6 @@
 import io
 import json
 from collections.abc import Iterator
-from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -17,7 +16,7 @@ from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian
 
 from lidc_cdam.geometry import VIEWS
 from reports import pdf
-from reports.export.objects import BODY_PART, MAKER, MODEL, Identity, describe, version
+from reports.export.objects import BODY_PART, Identity, describe
 from reports.export.source import person_name
 from reports.export.subject import Subject
 from reports.html import TEMPLATES
@@ -50,14 +49,11 @@ def captures(subject: Subject) -> Iterator[SCImage]:
             patient_orientation=ORIENTATION["axial"],
             **arguments,
         )
-        made.SpecificCharacterSet = "ISO_IR 192"
         made.Modality, made.BodyPartExamined = "OT", BODY_PART
         made.BurnedInAnnotation = "NO"
         made.RecognizableVisualFeatures = "NO"
-        made.SeriesDescription = "RESEARCH key pictures"
         made.ImageComments = f"{picture['title']}. {picture['note']}"
-        made.ManufacturerModelName, made.SoftwareVersions = MODEL, version()
-        yield made
+        yield describe(made, identity, "key pictures")
 
 
 def pictures(subject: Subject) -> list[dict[str, Any]]:
@@ -106,11 +102,9 @@ def _compiler() -> typst.Compiler:
 def encapsulated_pdf(subject: Subject) -> Dataset:
     """The case report as a DICOM object of the source study (PS3.3 A.45.1)."""
     identity = Identity(subject, "pdf", 9106)
-    now = datetime.now().astimezone()
     made = Dataset()
     made.SOPClassUID, made.SOPInstanceUID = EncapsulatedPDFStorage, identity.uid("instance")
     made.StudyInstanceUID, made.SeriesInstanceUID = subject.study_uid, identity.uid("series")
-    made.SpecificCharacterSet = "ISO_IR 192"
     made.PatientID, made.PatientName = subject.patient_id, person_name(subject.patient_id)
     for name in (
         *("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber", "StudyID"),
@@ -118,10 +112,9 @@ def encapsulated_pdf(subject: Subject) -> Dataset:
     ):
         setattr(made, name, "")
     made.Modality, made.ConversionType = "DOC", "WSD"
-    made.SeriesNumber, made.InstanceNumber = identity.number, 1
-    made.Manufacturer, made.ManufacturerModelName, made.SoftwareVersions = MAKER, MODEL, version()
-    made.ContentDate, made.ContentTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
-    made.BurnedInAnnotation = "YES"
+    made.SeriesNumber, made.InstanceNumber = identity.series_number, 1
+    # The pages name a pseudonym and no date.
+    made.BurnedInAnnotation = "NO"
     made.DocumentTitle = f"Research report of {subject.nodule_id}"[:1024]
     made.ConceptNameCodeSequence = []
     made.MIMETypeOfEncapsulatedDocument = "application/pdf"
@@ -130,7 +123,7 @@ def encapsulated_pdf(subject: Subject) -> Dataset:
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID
     made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
-    return describe(made, "report")
+    return describe(made, identity, "report")
 
 
 def _put_document(made: Any, content: bytes) -> None:

@@ -10,7 +10,7 @@ from pydicom.sr.codedict import codes
 
 from lidc_cdam.vocabulary import TARGETS
 from reports.export.grids import Extent, frames_of
-from reports.export.objects import BODY_PART, Identity, describe
+from reports.export.objects import BODY_PART, Identity, algorithm_name, describe
 from reports.export.subject import Layer, Subject
 from reports.figures import RESEARCH
 
@@ -54,4 +54,8 @@ def parametric_map(
         **identity.arguments(),
     )
     made.BodyPartExamined = BODY_PART
-    return describe(made, f"{subject.run.method} {title}")
+    words = f"{subject.run.method} of {title.lower()} by {algorithm_name(subject)}"
+    for frame in made.PerFrameFunctionalGroupsSequence:
+        for derivation in frame.get("DerivationImageSequence", ()):
+            derivation.DerivationDescription = words
+    return describe(made, identity, f"{subject.run.method} {title}")

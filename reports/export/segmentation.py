@@ -10,10 +10,11 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from reports.export.grids import Extent, frames_of
-from reports.export.objects import MAKER, Identity, describe, version
+from reports.export.objects import MAKER, Identity, describe, tracking, version
 from reports.export.subject import Layer, Subject
 from reports.figures import RESEARCH
 
+CONSENSUS = "Consensus of the readers"
 CONSENSUS_SEGMENT = 1
 """Number of the consensus among the segments; readers follow."""
 STEPS = 255
@@ -24,10 +25,10 @@ def readers_segmentation(subject: Subject, source: Sequence[Dataset], extent: Ex
     """The consensus, and each reader where the extraction knows them, as binary segments of one object."""
     masks = subject.readers if subject.readers is not None else ()
     layers = [subject.consensus, *(subject.layer(mask.astype(np.uint8)) for mask in masks)]
-    names = ["Consensus of the readers", *(f"Reader {number}" for number in range(1, len(layers)))]
+    names = [CONSENSUS, *(f"Reader {number}" for number in range(1, len(layers)))]
     identity = Identity(subject, f"seg {extent}", 9101)
     made = _segmentation(identity, source, extent, layers, names, SegmentationTypeValues.BINARY)
-    return describe(made, "readers' outlines")
+    return describe(made, identity, "readers' outlines")
 
 
 def agreement_segmentation(subject: Subject, source: Sequence[Dataset], extent: Extent) -> Segmentation:
@@ -35,7 +36,7 @@ def agreement_segmentation(subject: Subject, source: Sequence[Dataset], extent: 
     identity = Identity(subject, f"seg agreement {extent}", 9102)
     names = ["Share of the readers"]
     made = _segmentation(identity, source, extent, [subject.agreement], names, SegmentationTypeValues.FRACTIONAL)
-    return describe(made, "readers' agreement")
+    return describe(made, identity, "readers' agreement")
 
 
 def _segmentation(
@@ -64,8 +65,9 @@ def _segmentation(
 
 def _segment(identity: Identity, number: int, name: str) -> SegmentDescription:
     reader = name.startswith("Reader ")
+    unique, readable = tracking(identity.subject, name)
     made_by = highdicom.AlgorithmIdentificationSequence(
-        name="consensus of LIDC readings", version=version(), family=codes.DCM.ManualProcessing, source=MAKER
+        name=f"{name} (LIDC)", version=version(), family=codes.DCM.ManualProcessing, source=MAKER
     )
     return SegmentDescription(
         segment_number=number,
@@ -75,6 +77,6 @@ def _segment(identity: Identity, number: int, name: str) -> SegmentDescription:
         algorithm_type=SegmentAlgorithmTypeValues.MANUAL if reader else SegmentAlgorithmTypeValues.SEMIAUTOMATIC,
         algorithm_identification=None if reader else made_by,
         anatomic_regions=[codes.SCT.Lung],
-        tracking_uid=identity.uid(name),
-        tracking_id=f"{identity.subject.nodule_id} {name}"[:64],
+        tracking_uid=unique,
+        tracking_id=readable,
     )

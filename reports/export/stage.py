@@ -1,125 +1,29 @@
 """Stage `export`: a run's nodules in the formats of other programs."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import typst
-from pydicom.dataset import Dataset
+from jinja2 import TemplateError
 
 from lidc_cdam import artifacts, provenance
 from lidc_cdam.compute import map_items
 from lidc_cdam.errors import LidcCdamError
-from lidc_cdam.files import replacing
 from lidc_cdam.progress import say
-from reports.context import SAFE_NAME, Case, Run, chosen_nodules, open_run
-from reports.export.capture import captures, encapsulated_pdf
+from reports.context import SAFE_NAME, UNSAFE_NAME, Case, Run, chosen_nodules, open_run
+from reports.export.formats import FORMATS, Item
 from reports.export.grids import Extent
-from reports.export.parametric_map import parametric_map
-from reports.export.segmentation import agreement_segmentation, readers_segmentation
-from reports.export.source import find_sources, near, read_source
+from reports.export.listing import is_whole, listed, read_exported, write_exported, write_failed, write_format
+from reports.export.source import find_sources
 from reports.export.stow import send
-from reports.export.structured_report import predictions_report, readers_report
 from reports.export.subject import Subject, cohort_rows, subject_of
-from reports.export.volumes import write_volumes
 from reports.facts import without_paths
 from reports.material import load
 
-EXPORTED = "exported.csv"
-COLUMNS = ("nodule_id", "format", "file")
-
-
-@dataclass(frozen=True)
-class Item:
-    """One nodule to export."""
-
-    run: Run
-    case: Case
-    cohort: dict[str, Any]
-    formats: tuple[str, ...]
-    extent: Extent
-    files: tuple[Path, ...]
-    """Of its source series; empty where none was asked for."""
-    out: Path
-
-    @property
-    def folder(self) -> Path:
-        """The nodule's own."""
-        return self.out / self.case.nodule_id
-
-
-Writer = Callable[[Subject, Item], list[Path]]
-
-
-def _volumes(ending: str) -> Writer:
-    return lambda subject, item: write_volumes(subject, item.folder, ending)
-
-
-def _captures(subject: Subject, item: Item) -> list[Path]:
-    return [_save(made, item.folder / f"sc_{made.InstanceNumber:02d}.dcm") for made in captures(subject)]
-
-
-def _report(subject: Subject, item: Item) -> list[Path]:
-    return [_save(encapsulated_pdf(subject), item.folder / "report.dcm")]
-
-
-def _segmentations(subject: Subject, item: Item) -> list[Path]:
-    source = _source(subject, item)
-    return [
-        _save(readers_segmentation(subject, source, item.extent), item.folder / "seg_readers.dcm"),
-        _save(agreement_segmentation(subject, source, item.extent), item.folder / "seg_agreement.dcm"),
-    ]
-
-
-def _reports(subject: Subject, item: Item) -> list[Path]:
-    source = _source(subject, item)
-    segmentation = readers_segmentation(subject, source, item.extent)
-    # The reports point at the segments, so the object that holds them is written too.
-    return [
-        _save(segmentation, item.folder / "seg_readers.dcm"),
-        _save(readers_report(subject, segmentation, source), item.folder / "sr_readers.dcm"),
-        _save(predictions_report(subject, segmentation, source), item.folder / "sr_predictions.dcm"),
-    ]
-
-
-def _maps(subject: Subject, item: Item) -> list[Path]:
-    source, limits = _source(subject, item), subject.run.limits.get(subject.case.fold, {})
-    found = {target: layer for target, layer in subject.maps().items() if target in limits}
-    if not found:
-        raise LidcCdamError(
-            f"{subject.nodule_id} has no {subject.run.method} maps to export as pmap; run `lidc-cdam explain --run RUN "
-            f"--method {subject.run.method}` first."
-        )
-    return [
-        _save(
-            parametric_map(subject, target, layer, source, item.extent, limits[target]),
-            item.folder / f"pmap_{subject.run.method}_{target}.dcm",
-        )
-        for target, layer in found.items()
-    ]
-
-
-@dataclass(frozen=True)
-class Format:
-    """One row of the table of formats."""
-
-    write: Writer
-    placed: bool = False
-    """Whether its objects lie in the source series' space, which takes that series' headers."""
-
-
-FORMATS: dict[str, Format] = {
-    "nifti": Format(_volumes("nii.gz")),
-    "nrrd": Format(_volumes("nrrd")),
-    "sc": Format(_captures),
-    "pdf": Format(_report),
-    "seg": Format(_segmentations, placed=True),
-    "sr": Format(_reports, placed=True),
-    "pmap": Format(_maps, placed=True),
-}
-"""What `--format` takes, in the order of use."""
+MOST_REASON = 600
+"""Characters of a reason in `failed.csv`."""
 
 
 def export(
@@ -167,23 +71,17 @@ def export(
     config = {"method": method, "extent": extent, "formats": list(formats), "nodules": nodules}
     inputs: dict[str, Path | str] = {"run": facts.config_sha256, "predictions": run / artifacts.PREDICTIONS}
     record = provenance.begin(out, "export", config, inputs, "export into another --out")
-    if record.finished and _all_there(out):
+    if record.finished and is_whole(out):
         say(f"{len(chosen)} nodules are exported already in {out}.")
     else:
-        rows, failed = _export(facts, chosen, formats, dicom, extent, out, workers)
-        _write_tables(out, rows, failed)
+        items = _items(facts, chosen, formats, dicom, extent, out)
+        failed = _export(items, out, workers)
         if not failed:
             record.finish(nodules=len(chosen))
-        told = f"Exported {len(chosen) - len(failed)} nodules as {', '.join(formats)} to {out}"
-        explained = facts.limits or any(run.glob(f"fold_*/volumes/{method}"))
-        if not explained and set(formats) - {"seg", "sr"}:
-            command = f"lidc-cdam explain --run {run} --method {method}"
-            say(f"{run} has no {method} maps, so none are exported; run `{command}`, then export into another --out.")
-        say(f"{told}; {len(failed)} failed, {out / artifacts.FAILED} says why." if failed else f"{told}.")
-        if len(failed) == len(chosen):
-            raise LidcCdamError(f"No nodule could be exported; the first: {failed[0]['reason']}")
+        _tell(facts, items, failed, out)
     if stow is not None:
-        files = [out / name for name in _exported(out)["file"] if str(name).endswith(".dcm")]
+        names = dict.fromkeys(str(name) for name in read_exported(out)["file"])
+        files = [out / name for name in names if name.endswith(".dcm")]
         say(f"{send(stow, files)} DICOM objects are stored at {stow}.")
 
 
@@ -202,21 +100,14 @@ def _formats(asked: Sequence[str], dicom: Path | None) -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in names)
 
 
-def _export(
-    facts: Run,
-    cases: Sequence[Case],
-    formats: tuple[str, ...],
-    dicom: Path | None,
-    extent: Extent,
-    out: Path,
-    workers: int,
-) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Rows of the files, and rows of the nodules that failed."""
+def _items(
+    facts: Run, cases: Sequence[Case], formats: tuple[str, ...], dicom: Path | None, extent: Extent, out: Path
+) -> list[Item]:
     cohort = cohort_rows(facts.data, [case.nodule_id for case in cases])
     wanted = {str(row["series_uid"]) for row in cohort.values()}
     placed = dicom is not None and any(FORMATS[name].placed for name in formats)
     sources = find_sources(dicom, wanted) if placed and dicom is not None else {}
-    items = [
+    return [
         Item(
             replace(facts, summary={}),
             case,
@@ -228,66 +119,79 @@ def _export(
         )
         for case in cases
     ]
-    order = {case.nodule_id: place for place, case in enumerate(cases)}
-    found = sorted(map_items(_work, items, "Exporting", workers), key=lambda rows: order[rows[0]["nodule_id"]])
-    rows = [row for part in found for row in part]
-    return [row for row in rows if "file" in row], [row for row in rows if "reason" in row]
+
+
+def _export(items: Sequence[Item], out: Path, workers: int) -> list[dict[str, str]]:
+    """Make what is missing and write both tables; a row for each format of each nodule that failed."""
+    order = {item.case.nodule_id: place for place, item in enumerate(items)}
+    failed: list[dict[str, str]] = []
+    try:
+        for rows in map_items(_work, items, "Exporting", workers):
+            failed += rows
+    except BaseException:
+        # What is finished stays, so it is listed; on a full disk each nodule's own list says it until the next call.
+        with suppress(OSError):
+            write_exported(out, items)
+        raise
+    failed.sort(key=lambda row: order[row["nodule_id"]])
+    write_failed(out, failed)
+    write_exported(out, items)
+    return failed
 
 
 def _work(item: Item) -> list[dict[str, str]]:
-    """Write one nodule's files; a row for each, or one row with the reason why not."""
-    nodule_id = item.case.nodule_id
+    """Make the formats of one nodule that are missing; a row for each that failed, with its reason."""
+    done = listed(item)
+    missing = [name for name in item.formats if name not in done]
+    if not missing:
+        return []
     try:
-        if not SAFE_NAME.fullmatch(nodule_id):
-            raise LidcCdamError("nodule_id must be letters, digits, dots, dashes and underscores to name a folder")
-        if not item.cohort:
-            raise LidcCdamError(f"{nodule_id} must be in {artifacts.COHORT}, but it is not; run `cohort` again")
-        subject = subject_of(load((item.run,), (item.case,)), item.cohort)
-        rows: dict[str, dict[str, str]] = {}
-        for name in item.formats:
-            for path in FORMATS[name].write(subject, item):
-                place = path.relative_to(item.out).as_posix()
-                rows.setdefault(place, {"nodule_id": nodule_id, "format": name, "file": place})
-    except (LidcCdamError, ValueError, typst.TypstError) as error:
-        return [{"nodule_id": nodule_id, "series_uid": "", "reason": without_paths(str(error), (item.run,))}]
-    return list(rows.values())
+        subject = _subject(item)
+    except (LidcCdamError, ValueError) as error:
+        return [_failed(item, name, error) for name in missing]
+    failed = []
+    for name in missing:
+        try:
+            done[name] = write_format(subject, item, name, done)
+        except (LidcCdamError, ValueError, TemplateError, typst.TypstError) as error:
+            failed.append(_failed(item, name, error))
+    return failed
 
 
-def _source(subject: Subject, item: Item) -> list[Dataset]:
-    """Headers of the nodule's series.
+def _subject(item: Item) -> Subject:
+    nodule_id = item.case.nodule_id
+    if not SAFE_NAME.fullmatch(nodule_id):
+        raise LidcCdamError(UNSAFE_NAME)
+    if not item.cohort:
+        raise LidcCdamError(f"{nodule_id} must be in {artifacts.COHORT}, but it is not; run `cohort` again")
+    return subject_of(load((item.run,), (item.case,)), item.cohort)
+
+
+def _failed(item: Item, name: str, error: Exception) -> dict[str, str]:
+    reason = " ".join(without_paths(str(error), (item.run,)).split())[:MOST_REASON]
+    series = str(item.cohort.get("series_uid", ""))
+    return {"nodule_id": item.case.nodule_id, "series_uid": series, "format": name, "reason": reason}
+
+
+def _tell(facts: Run, items: Sequence[Item], failed: Sequence[dict[str, str]], out: Path) -> None:
+    """Say what was exported and what was not.
 
     Raises:
-        LidcCdamError: the crop does not lie in patient coordinates, or the series is not at hand.
+        LidcCdamError: nothing was exported.
     """
-    if not subject.patient:
-        raise LidcCdamError(
-            f"The crop of {subject.nodule_id} must lie in patient coordinates, but it comes from a pack without them; "
-            f"extract it with --dicom, or export it as nifti, nrrd, sc or pdf."
+    formats, method = items[0].formats if items else (), facts.method
+    explained = facts.limits or any(facts.folder.glob(f"fold_*/volumes/{method}"))
+    if not explained and set(formats) - {"seg", "sr"}:
+        command = f"lidc-cdam explain --run {facts.folder} --method {method}"
+        say(
+            f"{facts.folder} has no {method} maps, so none are exported; run `{command}`, then export into another "
+            f"--out."
         )
-    if not item.files:
-        raise LidcCdamError(f"--dicom must hold series {subject.series_uid} of {subject.nodule_id}, but it does not.")
-    source = read_source(item.files, subject.patient_id)
-    return near(source, subject.consensus) if item.extent == "crop" else source
-
-
-def _save(made: Dataset, path: Path) -> Path:
-    with replacing(path) as temporary:
-        made.save_as(temporary, enforce_file_format=True)
-    return path
-
-
-def _write_tables(out: Path, rows: Sequence[dict[str, str]], failed: Sequence[dict[str, str]]) -> None:
-    artifacts.write_table(out / EXPORTED, pd.DataFrame(rows, columns=list(COLUMNS)), COLUMNS)
-    path = out / artifacts.FAILED
-    if failed:
-        artifacts.write_table(path, pd.DataFrame(failed), artifacts.FAILED_COLUMNS)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _exported(out: Path) -> pd.DataFrame:
-    return artifacts.read_table(out / EXPORTED, COLUMNS, "export")
-
-
-def _all_there(out: Path) -> bool:
-    return (out / EXPORTED).exists() and all((out / str(name)).exists() for name in _exported(out)["file"])
+    if items and len(failed) == len(items) * len(formats):
+        raise LidcCdamError(f"No nodule could be exported; the first: {failed[0]['reason']}")
+    broken = {row["nodule_id"] for row in failed}
+    told = f"Exported {len(items) - len(broken)} nodules as {', '.join(formats)} to {out}"
+    if broken:
+        some = "1 nodule is" if len(broken) == 1 else f"{len(broken)} nodules are"
+        told += f"; {some} not whole: {out / artifacts.FAILED} names each format and why"
+    say(f"{told}.")

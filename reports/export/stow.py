@@ -11,6 +11,8 @@ from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.progress import track
 
 FAILED_SOPS = "FailedSOPSequence"
+ATTEMPTS, FIRST_WAIT_MS = 3, 250
+"""A service that is busy is asked again twice, after half a second and after one; then the sentence comes."""
 
 
 def send(url: str, paths: Sequence[Path]) -> int:
@@ -29,6 +31,7 @@ def send(url: str, paths: Sequence[Path]) -> int:
     if not url.startswith(("http://", "https://")):
         raise LidcCdamError(f"--stow must be the http(s) address of a DICOMweb service; got {url!r}.")
     client = DICOMwebClient(url)
+    client.set_http_retry_params(max_attempts=ATTEMPTS, wait_exponential_multiplier=FIRST_WAIT_MS)
     for path in track(list(paths), "Sending"):
         try:
             answer = client.store_instances([pydicom.dcmread(path)])

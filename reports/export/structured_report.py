@@ -19,14 +19,15 @@ from highdicom.sr import (
     TrackingIdentifier,
     VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
+from jaxtyping import Bool
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from lidc_cdam.vocabulary import TARGETS
 from reports.export.codes import CONCEPTS, value_code
-from reports.export.objects import MAKER, MODEL, Identity, algorithm_name, describe, version
-from reports.export.segmentation import CONSENSUS_SEGMENT
+from reports.export.objects import MAKER, MODEL, Identity, algorithm_name, describe, tracking, version
+from reports.export.segmentation import CONSENSUS, CONSENSUS_SEGMENT
 from reports.export.subject import Subject
 
 Group = VolumetricROIMeasurementsAndQualitativeEvaluations
@@ -38,20 +39,20 @@ def readers_report(subject: Subject, segmentation: Dataset, source: Sequence[Dat
     """Each reader's ratings, diameter and volume as one group, whose region is what the reader marked.
 
     Where the extraction knows only how many readers marked a voxel, every group refers to the consensus and no volume
-    is told.
+    is told; nor is it where the cube may cut the nodule.
     """
-    identity = Identity(subject, "sr readers", 9103)
+    identity = Identity(subject, f"sr readers of {segmentation.SOPInstanceUID}", 9103)
     observer = ObserverContext(codes.DCM.Person, PersonObserverIdentifyingAttributes(name="Anonymous^Reader"))
     groups = [
-        _reader_group(subject, identity, segmentation, number, dict(reading))
+        _reader_group(subject, segmentation, number, dict(reading))
         for number, reading in enumerate(subject.case.readings, 1)
     ]
-    return describe(_report(identity, observer, groups, segmentation, source), "readers' ratings")
+    return describe(_report(identity, observer, groups, segmentation, source), identity, "readers' ratings")
 
 
 def predictions_report(subject: Subject, segmentation: Dataset, source: Sequence[Dataset]) -> Comprehensive3DSR:
     """What the model of the nodule's fold predicts, as numbers, and the nearest step of each rating's scale."""
-    identity = Identity(subject, "sr predictions", 9104)
+    identity = Identity(subject, f"sr predictions of {segmentation.SOPInstanceUID}", 9104)
     observer = ObserverContext(
         codes.DCM.Device,
         DeviceObserverIdentifyingAttributes(
@@ -59,7 +60,7 @@ def predictions_report(subject: Subject, segmentation: Dataset, source: Sequence
         ),
     )
     group = Group(
-        tracking_identifier=TrackingIdentifier(identity.uid("prediction"), f"{subject.nodule_id} prediction"),
+        tracking_identifier=TrackingIdentifier(*tracking(subject, CONSENSUS)),
         referenced_segment=ReferencedSegment.from_segmentation(segmentation, CONSENSUS_SEGMENT),
         finding_type=codes.SCT.Nodule,
         finding_sites=[FindingSite(codes.SCT.Lung)],
@@ -67,30 +68,32 @@ def predictions_report(subject: Subject, segmentation: Dataset, source: Sequence
         measurements=[_predicted(key, value) for key, value in subject.case.predicted.items()],
         qualitative_evaluations=_evaluations(subject.case.predicted),
     )
-    return describe(_report(identity, observer, [group], segmentation, source), "predictions")
+    return describe(_report(identity, observer, [group], segmentation, source), identity, "predictions")
 
 
-def _reader_group(
-    subject: Subject, identity: Identity, segmentation: Dataset, number: int, reading: dict[str, float]
-) -> Group:
+def _reader_group(subject: Subject, segmentation: Dataset, number: int, reading: dict[str, float]) -> Group:
     own = subject.readers is not None and number <= len(subject.readers)
     measurements = [_millimetres(reading["diameter"])] if "diameter" in reading else []
-    if subject.readers is not None and own:
+    if subject.readers is not None and own and not _is_cut(subject.readers[number - 1]):
         voxels = int(np.count_nonzero(subject.readers[number - 1]))
         measurements.append(
             Measurement(codes.SCT.Volume, round(voxels * subject.crop.spacing_mm**3, 3), codes.UCUM.CubicMillimeter)
         )
     segment = CONSENSUS_SEGMENT + number if own else CONSENSUS_SEGMENT
     return Group(
-        tracking_identifier=TrackingIdentifier(
-            identity.uid(f"reader {number}"), f"{subject.nodule_id} reader {number}"
-        ),
+        tracking_identifier=TrackingIdentifier(*tracking(subject, f"Reader {number}")),
         referenced_segment=ReferencedSegment.from_segmentation(segmentation, segment),
         finding_type=codes.SCT.Nodule,
         finding_sites=[FindingSite(codes.SCT.Lung)],
         measurements=measurements,
         qualitative_evaluations=_evaluations(reading, probabilities=False),
     )
+
+
+def _is_cut(mask: Bool[np.ndarray, "slice row column"]) -> bool:
+    """Whether a mask reaches the cube's faces, so that there may be more of it outside."""
+    inside = mask[1:-1, 1:-1, 1:-1]
+    return bool(mask.sum() > inside.sum())
 
 
 def _millimetres(value: float) -> Measurement:
@@ -140,7 +143,8 @@ def _report(
     arguments = identity.arguments()
     arguments = {name: arguments[name] for name in REPORT_ARGUMENTS}
     return Comprehensive3DSR(
-        evidence=[segmentation, *source],
+        # The first is taken for what the scanner made.
+        evidence=[*source, segmentation],
         content=content[0],
         is_complete=True,
         is_final=False,

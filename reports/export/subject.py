@@ -69,6 +69,8 @@ class Subject:
     """Whether its crop lies in patient coordinates; else in the scan's own frame."""
     readers: Bool[np.ndarray, "reading slice row column"] | None
     """What each reader marked; None where the extraction saw only their number."""
+    place: int = 0
+    """Among the nodules of its study in the cohort, from 0."""
 
     @property
     def crop(self) -> Crop:
@@ -127,7 +129,7 @@ def subject_of(material: Material, cohort: Mapping[str, Any]) -> Subject:
 
     Args:
         material: what a report shows of it.
-        cohort: its row of `cohort.csv`.
+        cohort: its row, as `cohort_rows` gives it.
 
     Raises:
         LidcCdamError: a file is damaged.
@@ -144,12 +146,14 @@ def subject_of(material: Material, cohort: Mapping[str, Any]) -> Subject:
         material,
         case.record is not None and case.record.geometry == "patient",
         None if readers is None else readers[0],
+        int(cohort["place"]),
     )
 
 
 def cohort_rows(data: Path, nodule_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Rows of `cohort.csv` by nodule."""
+    """Rows of `cohort.csv` by nodule, each with the nodule's `place` among those of its study."""
     table = artifacts.read_cohort(data)
+    table = table.assign(place=table.groupby("study_uid").cumcount())
     return {
         key: {str(name): value for name, value in table.loc[key].items()} for key in nodule_ids if key in table.index
     }

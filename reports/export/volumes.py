@@ -1,37 +1,37 @@
 """Volumes for 3D Slicer, ITK-SNAP and scripts: NIfTI and NRRD, each at its place in the patient."""
 
-from collections.abc import Callable
+import gzip
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
 from lidc_cdam.files import replacing, write_text
-from lidc_cdam.nifti import write_nifti
+from lidc_cdam.nifti import LEVEL, write_nifti
 from reports.export.subject import Layer, Subject
 
 LOADER = "open_in_slicer.py"
 """Loads a nodule's volumes: `Slicer --python-script open_in_slicer.py`."""
 
 
-def write_volumes(subject: Subject, folder: Path, ending: str) -> list[Path]:
-    """Write the crop, what readers marked and the maps.
+def write_volumes(subject: Subject, folder: Path, ending: str) -> Iterator[Path]:
+    """Write the crop, what readers marked, the maps, and a script that opens them all.
 
     Args:
         subject: the nodule.
         folder: its own.
         ending: `nii.gz` or `nrrd`.
 
-    Returns:
-        The files, and a script that opens them.
+    Yields:
+        Each file as soon as it is whole; the script comes last.
     """
     layers = _layers(subject)
-    paths = [folder / f"{name}.{ending}" for name in layers]
-    for path, layer in zip(paths, layers.values(), strict=True):
+    for name, layer in layers.items():
+        path = folder / f"{name}.{ending}"
         WRITERS[ending](path, layer)
-    loader = folder / LOADER
-    write_text(loader, _loader(ending, list(layers)))
-    return [*paths, loader]
+        yield path
+    write_text(folder / LOADER, _loader(ending, list(layers)))
+    yield folder / LOADER
 
 
 def _layers(subject: Subject) -> dict[str, Layer]:
@@ -45,16 +45,33 @@ def _layers(subject: Subject) -> dict[str, Layer]:
     return layers | {f"{subject.run.method}_{target}": layer for target, layer in subject.maps().items()}
 
 
+NOTE = "lidc-cdam; research use only"
+NRRD_TYPES = {"uint8": "uint8", "int16": "int16", "float32": "float"}
+
+
 def _write_nifti(path: Path, layer: Layer) -> None:
-    write_nifti(path, layer.values, layer.origin_mm, layer.spacing_mm, "lidc-cdam; research use only")
+    write_nifti(path, layer.values, layer.origin_mm, layer.spacing_mm, NOTE)
 
 
 def _write_nrrd(path: Path, layer: Layer) -> None:
-    image = sitk.GetImageFromArray(np.ascontiguousarray(layer.values))
-    image.SetOrigin(layer.origin_mm)
-    image.SetSpacing((layer.spacing_mm,) * 3)
+    """The header is made here, as for NIfTI: ITK may say nothing when a disk is full."""
+    values, step = layer.values, layer.spacing_mm
+    fields = {
+        "type": NRRD_TYPES[values.dtype.name],
+        "dimension": "3",
+        "space": "left-posterior-superior",
+        "sizes": " ".join(map(str, values.shape[::-1])),
+        "space directions": f"({step},0,0) (0,{step},0) (0,0,{step})",
+        "kinds": "domain domain domain",
+        "endian": "little",
+        "encoding": "gzip",
+        "space origin": f"({','.join(str(float(place)) for place in layer.origin_mm)})",
+        "content": NOTE,
+    }
+    header = "NRRD0004\n" + "".join(f"{name}: {value}\n" for name, value in fields.items()) + "\n"
+    raw = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")).tobytes()
     with replacing(path) as temporary:
-        sitk.WriteImage(image, str(temporary), useCompression=True)
+        temporary.write_bytes(header.encode("ascii") + gzip.compress(raw, LEVEL, mtime=0))
 
 
 WRITERS: dict[str, Callable[[Path, Layer], None]] = {"nii.gz": _write_nifti, "nrrd": _write_nrrd}

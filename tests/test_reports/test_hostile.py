@@ -92,10 +92,13 @@ def test_an_identifier_that_dicom_cannot_hold_is_a_reason_and_no_half_object(hos
     failed = artifacts.read_table(out / "export" / artifacts.FAILED, artifacts.FAILED_COLUMNS, "export")
     exported = pd.read_csv(out / "export" / "exported.csv")
     refused = [nodule for nodule, kind in zip(made.nodules, HOSTILE, strict=True) if kind in UNFIT]
-    assert sorted(failed["nodule_id"]) == refused
+    assert list(zip(failed["nodule_id"], failed["format"], strict=True)) == [
+        (nodule, name) for nodule in refused for name in ("sc", "pdf")
+    ]
     assert failed["reason"].str.startswith("patient_id must be 1 to 63 printable characters").all()
     assert failed["reason"].str.len().max() < 250
-    assert set(exported["nodule_id"]) == set(made.nodules) - set(refused)
+    assert set(exported.loc[exported["format"] != "nifti", "nodule_id"]) == set(made.nodules) - set(refused)
+    assert set(exported.loc[exported["format"] == "nifti", "nodule_id"]) == set(made.nodules)
     for path in (out / "export").rglob("*.dcm"):
         held = pydicom.dcmread(path)
         assert held.PatientID in HOSTILE.values()

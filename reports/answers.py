@@ -35,8 +35,8 @@ FIXED: dict[str, str] = {
     "test_masks": "Masks come from every reader of a nodule, in training and test alike.",
     "checklists": "CLAIM (2024 update), TRIPOD+AI and METRICS are filled in here as far as the run knows.",
     "heterogeneity": "Not examined: LIDC-IDRI does not name the centre of a scan.",
-    "input_quality": "Crops carry data-quality flags (gaps, padding, thick slices, wide reader range); the model "
-    "itself does not refuse an input.",
+    "input_quality": "Crops carry data-quality flags (gaps, irregular or repeated slices, padding, wide reader range); "
+    "the model itself does not refuse an input.",
 }
 """Answers that hold for every run of this tool, whatever its images, settings and folds."""
 
@@ -199,7 +199,7 @@ def _acquisition(facts: Facts) -> str:
     if not records:
         return ""
     spans = [
-        f"{name} {min(values):.2g} to {max(values):.2g} mm"
+        f"{name} {min(values):.3g} to {max(values):.3g} mm"
         for name, values in (
             ("pixel", [record.pixel_spacing_mm for record in records]),
             ("slice spacing", [record.slice_spacing_mm for record in records]),

@@ -87,10 +87,10 @@ def _ensembling(facts: Facts) -> str:
     views, config = facts.run.views, facts.config
     parts = [
         *([f"a mean over its outputs for the {listed(list(views))} views"] if len(views) > 1 else []),
-        *(["weights that are a running mean over steps of training"] if config.get("average") else []),
+        *(["a running mean of the weights over its training"] if config.get("average") else []),
         *(["the sum of an image head and a radiomics head"] if config.get("radiomics") else []),
     ]
-    within = f" That one model gives {listed(parts)}." if parts else ""
+    within = f" Within that model: {listed(parts)}." if parts else ""
     return f"No separately trained models are joined: the model whose fold tests a nodule predicts it alone.{within}"
 
 
@@ -103,7 +103,7 @@ def _imbalance(facts: Facts) -> str:
         else ""
     )
     rest = "no recalibration otherwise" if scaled else "no recalibration"
-    return f"No re-sampling, no class weights, {rest}: every training nodule is drawn once an epoch.{scaled}"
+    return f"No re-sampling, no class weights, {rest}: all training nodules count alike.{scaled}"
 
 
 def _predictors(facts: Facts) -> str:

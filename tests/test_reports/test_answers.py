@@ -123,7 +123,7 @@ def test_settings_change_the_answer(usual, known, tmp_path, settings, key, befor
 def test_imbalance_is_of_classes_and_tells_the_second_heads_scaling(usual, known, tmp_path):
     assert known["imbalance"] == "Not applicable: the run predicts no class."
     plain = answers_of(facts_again(usual.malignancy))["imbalance"]
-    assert plain == "No re-sampling, no class weights, no recalibration: every training nodule is drawn once an epoch."
+    assert plain == "No re-sampling, no class weights, no recalibration: all training nodules count alike."
     kernel = answers_of(facts_of(usual, tmp_path, "malignancy", radiomics=True, side_head="kernel"))["imbalance"]
     assert "logit by logistic regression" in kernel
 

@@ -10,7 +10,7 @@ from reports.answers_training import feature_count
 from reports.cohort_part import leakage
 from reports.explained import ALL, COLUMNS, FAMILIES
 from reports.facts import Facts
-from reports.results import BIOMARKER_COLUMNS, GROUP, MALIGNANCY_COLUMNS, headline, told
+from reports.results import BIOMARKER_COLUMNS, GROUP, MALIGNANCY_COLUMNS, headline, replicates, told
 from reports.words import listed
 
 WORST = 5
@@ -68,12 +68,11 @@ def _measures(facts: Facts) -> str:
 
 
 def _uncertainty(facts: Facts) -> str:
-    boot = facts.summary.get("bootstrap", {})
-    if not boot:
+    if not facts.summary.get("bootstrap"):
         return ""
     single = " Single predictions: 90 % split-conformal intervals." if facts.run.held else ""
     return (
-        f"95 % intervals by {boot.get('replicates')} bootstrap replicates over patients; paired differences on the "
+        f"95 % intervals by {replicates(facts.summary)} bootstrap replicates over patients; paired differences on the "
         f"same replicates; models are not trained anew; no test of significance and no correction for many "
         f"figures.{single}"
     )

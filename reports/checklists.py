@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lidc_cdam.files import write_text
+from reports.figures import RESEARCH
 
 FOLDER = "checklists"
 AUTHOR = "author must answer"
@@ -125,7 +126,8 @@ def _as_markdown(checklist: Checklist, items: Sequence[Item]) -> str:
     rows = "".join(f"| {' | '.join(_cell(getattr(item, name)) for name in COLUMNS)} |\n" for item in items)
     return (
         f"# {checklist.title}\n\n"
-        f"{checklist.source} {checklist.counted}, here in short words of our own. {counted(items)}.\n\n"
+        f"{checklist.source} {checklist.counted}, here in short words of our own. {counted(items)}. "
+        f"{RESEARCH}.\n\n"
         f"| No. | Section | Item | Status | Answer |\n|---|---|---|---|---|\n{rows}"
     )
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lidc_cdam.metrics.drawn import SPEARMAN_REPLICATES
 from lidc_cdam.vocabulary import MALIGNANCY, TARGETS
 from reports import blocks
 from reports.blocks import Block
@@ -56,7 +57,7 @@ def performance(facts: Facts) -> list[Block]:
     """Tables of malignancy and of the biomarkers, the paired differences, and what the figures mean."""
     if not facts.summary:
         return [blocks.missing(f"Not measured. {facts.problems.get('summary', '')}")]
-    made = [*_malignancy(facts.summary), *_biomarkers(facts.summary)]
+    made = [*_malignancy(facts), *_biomarkers(facts.summary)]
     absent = [f"No {name.replace('_', ' ')}: {reason}" for name, reason in facts.summary.get("absent", {}).items()]
     lacking = facts.summary.get("missing_folds") or []
     if lacking:
@@ -65,14 +66,22 @@ def performance(facts: Facts) -> list[Block]:
 
 
 def _boot(summary: Mapping[str, Any]) -> str:
-    boot = summary.get("bootstrap", {})
     return (
-        f"Intervals: 95 %, {boot.get('replicates', '')} bootstrap replicates over patients; models are not trained "
+        f"Intervals: 95 %, {replicates(summary)} bootstrap replicates over patients; models are not trained "
         f"anew. Many figures are shown and none is corrected for that."
     )
 
 
-def _malignancy(summary: Mapping[str, Any]) -> list[Block]:
+def replicates(summary: Mapping[str, Any]) -> str:
+    """How many replicates intervals rest on; Spearman's on fewer where there are many."""
+    count = summary.get("bootstrap", {}).get("replicates", "")
+    ranked = any("spearman" in figures for figures in summary.get("metrics", {}).values())
+    fewer = ranked and isinstance(count, int) and count > SPEARMAN_REPLICATES
+    return f"{count} (Spearman: {SPEARMAN_REPLICATES})" if fewer else str(count)
+
+
+def _malignancy(facts: Facts) -> list[Block]:
+    summary = facts.summary
     metrics, beside = summary.get("metrics", {}), summary.get("baselines", {})
     concepts = summary.get("bottleneck", {}).get("metrics")
     found = {"This run": metrics.get(MALIGNANCY.key), "Concept bottleneck on its biomarkers": concepts}
@@ -89,12 +98,21 @@ def _malignancy(summary: Mapping[str, Any]) -> list[Block]:
         made.append(blocks.items([f"AUC minus that of {words}: {figure}." for words, figure in apart.items()]))
     made.append(
         blocks.quiet(
-            "The label is the readers' opinion: the median of their malignancy ratings below or above 3; a median of 3 "
-            "is left out. Brier and ECE: lower is better. The share of the crop that was read gives the nodule's size "
-            "away where crops come from cut-outs."
+            f"The label is the readers' opinion: the {facts.run.label_rule} of their malignancy ratings below or above "
+            f"3; 3 is left out.{_constant(facts)} Brier and ECE: lower is better. The share of the crop that was read "
+            "gives the nodule's size away where crops come from cut-outs."
         )
     )
     return made
+
+
+def _constant(facts: Facts) -> str:
+    """What a constant probability reaches, which AUPRC must be read beside."""
+    column = f"{MALIGNANCY.key}_true"
+    if column not in facts.predictions or facts.predictions[column].isna().all():
+        return ""
+    share = float(facts.predictions[column].dropna().mean())
+    return f" A constant answer has an AUC of 0.5 and an AUPRC of {share:.3f}, the share of malignant nodules."
 
 
 def _biomarkers(summary: Mapping[str, Any]) -> list[Block]:

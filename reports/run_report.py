@@ -21,6 +21,8 @@ from reports.sections import CITATIONS
 from reports.subgroups import subgroup_blocks
 
 PAGE, PAPER = "run.html", "run.pdf"
+TITLED = {kind.ALL: ", synthetic phantoms", kind.PART: ", with synthetic phantoms", kind.NONE: ""}
+"""What the title adds, so that every page of the PDF says it."""
 
 
 def write_run_report(out: Path, runs: Sequence[Run], renderer: str) -> None:
@@ -57,7 +59,8 @@ def run_content(facts: Sequence[Facts], answers: dict[str, str]) -> dict[str, An
     """Everything that the run report says, in its order."""
     first = facts[0]
     return {
-        "title": f"Run report: {' and '.join(_lower(title_of(each.run), place) for place, each in enumerate(facts))}",
+        "title": f"Run report: {' and '.join(_lower(title_of(each.run), place) for place, each in enumerate(facts))}"
+        f"{TITLED[kind.synthetic(first)]}",
         "research": figures.RESEARCH,
         "synthetic": kind.phantoms(first),
         "facts": _facts(facts),

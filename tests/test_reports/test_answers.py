@@ -157,7 +157,9 @@ def test_a_run_with_some_phantoms_says_both_and_counts_them_whatever_is_shown(us
     answer = answers_of(mixed)["retrospective"]
     assert answer.startswith("Real nodules: Retrospective")
     assert "Phantoms: Synthetic images" in answer
-    assert run_content([mixed], answers_of(mixed))["synthetic"] == 1
+    content = run_content([mixed], answers_of(mixed))
+    assert content["synthetic"] == 1
+    assert content["title"].endswith(", with synthetic phantoms")
 
 
 def test_leaky_folds_are_told_with_every_figure(usual):
@@ -278,6 +280,18 @@ def test_of_two_runs_what_only_one_says_is_under_its_title():
 
 def blocks_text(blocks: list[dict[str, Any]]) -> str:
     return str(blocks)
+
+
+def test_a_constant_answers_auprc_and_spearmans_replicates_are_told(usual, tmp_path):
+    facts = facts_of(usual, tmp_path, "malignancy")
+    boot = {"unit": "patient", "replicates": 2000, "level": 0.95, "seed": 0}
+    metrics = {"malignancy": {"auc": figure(0.87)}, "margin": {"spearman": figure(0.3)}}
+    write_summary(facts.run.folder, bootstrap=boot, metrics=metrics)
+    facts = facts_again(facts.run.folder)
+    text = blocks_text(performance(facts))
+    assert "an AUPRC of 0.500, the share of malignant nodules" in text
+    assert "2000 (Spearman: 500) bootstrap replicates over patients" in text
+    assert "2000 (Spearman: 500) bootstrap replicates" in answers_of(facts)["uncertainty"]
 
 
 def test_auprc_stands_beside_its_own_chance_and_tables_name_their_nodules(usual, tmp_path):

@@ -75,3 +75,11 @@ def test_what_another_folds_model_said_of_a_validation_nodule_is_kept(tmp_path):
     _, cases = open_run(cohort.malignancy, "cdam")
     assert cases[0].calibrated.others == {"malignancy": {1: 0.25}}
     assert cases[1].calibrated.others == {}
+
+
+def test_a_head_that_was_fitted_again_is_told_beside_the_intervals(made):
+    run, cases = open_run(made[0].biomarkers, "cdam")
+    plain = " ".join(document(load([run], [cases[0]]))["interval_notes"])
+    again = " ".join(document(load([replace(run, is_refitted=True)], [cases[0]]))["interval_notes"])
+    assert "fitted once more" not in plain
+    assert "the model that predicts here differs from the one that the interval is measured on" in again

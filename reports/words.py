@@ -169,7 +169,10 @@ def map_command(run: Run) -> str:
 
 
 def lead_sentences(pairs: Sequence[tuple[Run, Case]], strongest: Strongest | None) -> list[str]:
-    """Two to four sentences: malignancy, the biomarker that is furthest from the readers, where relevance lies."""
+    """Two to four sentences: malignancy, the biomarker that is furthest from the readers, where relevance lies.
+
+    What every result must say of a run (`Run.shown`) follows them.
+    """
     sentences = [
         *(_malignancy(case) for _, case in pairs if "malignancy" in case.predicted),
         _furthest(pairs),
@@ -183,6 +186,7 @@ def lead_sentences(pairs: Sequence[tuple[Run, Case]], strongest: Strongest | Non
             f"Each map on its own scale, the strongest score {effect} the predicted "
             f"{strongest.target.title.lower()} ({score}, {strongest.view.lower()} view) and {place}."
         )
+    sentences += dict.fromkeys(sentence for run, _ in pairs for sentence in run.shown)
     return [sentence for sentence in sentences if sentence]
 
 

@@ -123,6 +123,13 @@ def test_every_biomarker_but_diameter_has_its_share_of_size():
         assert phrase in text
 
 
+def test_what_every_result_must_say_follows_the_sentences(run):
+    control = dataclasses.replace(run, shown=("The labels were permuted.",))
+    assert words.lead_sentences([(control, CASE), (control, CASE)], None)[-1] == "The labels were permuted."
+    assert words.lead_sentences([(control, CASE), (control, CASE)], None).count("The labels were permuted.") == 1
+    assert "The labels were permuted." not in words.lead_sentences([(run, CASE)], None)
+
+
 def test_every_estimator_has_its_meaning_and_its_reach():
     assert set(words.REACH) == set(words.SCORES) == set(EXPLAINERS)
     assert "last block only" in words.reach_sentence("smooth_cdam")

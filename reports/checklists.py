@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lidc_cdam.files import write_text
+from reports.figures import RESEARCH
 
 FOLDER = "checklists"
 AUTHOR = "author must answer"
@@ -34,22 +35,26 @@ CHECKLISTS: tuple[Checklist, ...] = (
         "claim",
         "CLAIM, 2024 update",
         "Tejani et al.: Checklist for Artificial Intelligence in Medical Imaging (CLAIM): 2024 Update. Radiology: "
-        "Artificial Intelligence 6(4), 2024, e240300, doi:10.1148/ryai.240300. Numbers follow a form of 44 items that "
-        "authors had filled in and were not compared with the publication: check them before you submit.",
+        "Artificial Intelligence 6(4), 2024, e240300, doi:10.1148/ryai.240300. Numbers and order "
+        "agree with three forms that authors had filled in, one of which took them from the publication (PMC11304031); "
+        "the publication itself was not compared: check them before you submit.",
         "44 items",
     ),
     Checklist(
         "tripod",
         "TRIPOD+AI",
         "Collins et al.: TRIPOD+AI statement: updated guidance for reporting clinical prediction models that use "
-        "regression or machine learning methods. BMJ 385, 2024, e078378, doi:10.1136/bmj-2023-078378.",
+        "regression or machine learning methods. BMJ 385, 2024, e078378, doi:10.1136/bmj-2023-078378. Numbers and "
+        "order agree with a transcript of the published form (11 January 2024).",
         "27 items in 52 parts",
     ),
     Checklist(
         "metrics",
         "METRICS",
         "Kocak et al.: METhodological RadiomICs Score (METRICS). Insights into Imaging 15, 2024, 8, "
-        "doi:10.1186/s13244-023-01572-w.",
+        "doi:10.1186/s13244-023-01572-w. Numbers and order agree with the published table and its explanation "
+        "(METRICS-E3). No score is given here: the author decides each item, and whether the conditional ones (8 to "
+        "10, 12, 14 to 17) apply.",
         "30 items",
     ),
 )
@@ -121,7 +126,8 @@ def _as_markdown(checklist: Checklist, items: Sequence[Item]) -> str:
     rows = "".join(f"| {' | '.join(_cell(getattr(item, name)) for name in COLUMNS)} |\n" for item in items)
     return (
         f"# {checklist.title}\n\n"
-        f"{checklist.source} {checklist.counted}, here in short words of our own. {counted(items)}.\n\n"
+        f"{checklist.source} {checklist.counted}, here in short words of our own. {counted(items)}. "
+        f"{RESEARCH}.\n\n"
         f"| No. | Section | Item | Status | Answer |\n|---|---|---|---|---|\n{rows}"
     )
 

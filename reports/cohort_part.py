@@ -3,12 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from reports import blocks
+from reports import blocks, kind
 from reports.blocks import Block
 from reports.facts import Facts
 from reports.words import percent
 
 ROLES = ("train", "val", "test")
+UNDECIDED = (
+    "Indeterminate nodules teach biomarkers alone; their patients neither validate nor test in that fold, and they are "
+    "in no validation and no test part."
+)
 
 
 def flow_lines(facts: Facts) -> list[str]:
@@ -27,11 +31,12 @@ def flow_lines(facts: Facts) -> list[str]:
     labels = facts.cohort["label"]
     lines.append(
         f"Cohort {len(facts.cohort)}: {int((labels == 0).sum())} benign, {int((labels == 1).sum())} malignant, "
-        f"{int(labels.isna().sum())} indeterminate (the readers' median is 3)."
+        f"{int(labels.isna().sum())} indeterminate (the readers' {kind.label_rule(facts)} is 3)."
     )
-    lines.append(f"Crops of {len(facts.dataset.nodules)} of them in the data folder.")
+    lines.append(f"Crops of {len(facts.dataset.nodules)} of the cohort's nodules in the data folder.")
     if facts.splits is not None:
-        lines.append(f"Divided into folds: {len({key for fold in facts.splits.folds for key in fold.test})}.")
+        named = {key for fold in facts.splits.folds for part in (fold.train, fold.val, fold.test) for key in part}
+        lines.append(f"Labelled nodules with a crop, divided into folds: {len(named)}.")
     table = facts.predictions
     lines.append(f"Predicted by this run: {len(table)} nodules of {table['patient_id'].nunique()} patients.")
     return lines
@@ -69,15 +74,18 @@ def splits_blocks(facts: Facts) -> list[Block]:
     splits = facts.splits
     if splits is None:
         return [blocks.missing(f"Not known. {facts.problems.get('splits', '')}")]
-    label = facts.cohort["label"]
+    label, more = facts.cohort["label"], kind.undecided(facts)
     rows = []
     for number, fold in enumerate(splits.folds):
-        members = {role: list(getattr(fold, role)) for role in ROLES}
-        malignant = int((label.reindex(members["test"]) == 1).sum())
+        sizes = [str(len(getattr(fold, role))) for role in ROLES]
+        sizes[1:1] = [f"+ {more[number]}"] if more else []
+        malignant = int((label.reindex(list(fold.test)) == 1).sum())
         trained = "yes" if (facts.predictions["fold"] == number).any() else "not trained yet"
-        rows.append([f"Fold {number}", *(str(len(ids)) for ids in members.values()), str(malignant), trained])
-    head = ["", "Training", "Validation", "Test", "Malignant in test", "In this report"]
-    return [
+        rows.append([f"Fold {number}", *sizes, str(malignant), trained])
+    beside = ["Indeterminate, in training"] if more else []
+    head = ["", "Training", *beside, "Validation", "Test", "Malignant in test", "In this report"]
+    made = [
         blocks.record([("Protocol", splits.protocol), ("Seed", str(splits.seed)), ("Leakage", leakage(facts))]),
         blocks.table("Nodules of each fold", head, rows),
     ]
+    return [*made, blocks.quiet(UNDECIDED)] if more else made

@@ -1,8 +1,9 @@
 """How far off a prediction may be: split-conformal intervals, and what models of other folds answered.
 
-A fold's validation nodules took no part in the training of its model, so the errors there say how large an error on a
-further nodule is in nine of ten cases (Papadopoulos et al. 2002; Vovk et al. 2005). They chose the best epoch, which
-may make them look slightly better; how often the intervals hold on the test nodules is therefore measured and told.
+A fold's validation nodules took no part in the training of its model up to the choice of its epoch, so the errors
+there say how large an error on a further nodule is in nine of ten cases (Papadopoulos et al. 2002; Vovk et al. 2005).
+They chose the best epoch, which may make them look slightly better, and a kernel head is fitted on them too afterwards
+(`Run.is_refitted`); how often the intervals hold on the test nodules is therefore measured and told.
 """
 
 from collections.abc import Sequence

@@ -74,6 +74,10 @@ class Run:
     latents_sha256: dict[int, str] = field(default_factory=dict)
     random_limits: Limits = field(default_factory=dict)
     """The limits of the maps by the same models with random weights, where `evaluate` has kept such maps."""
+    label_rule: str = "median"
+    """How one malignancy comes from the readers' ratings: `median` or `mean`."""
+    is_refitted: bool = False
+    """Whether a part of each model learnt from its validation nodules too, once its epoch was chosen."""
     summary: dict[str, Any] = field(default_factory=dict)
 
 
@@ -149,7 +153,7 @@ def open_run(run: Path, method: str, data: Path | None = None) -> tuple[Run, lis
     measured = read_measures(run, (method, CONTROL))
     calibration = calibrate(run, predictions, keys)
     protocol, shared = _splits(config)
-    record = _training_record(run)
+    record, rule = _training_record(run), _label_rule(folder)
     facts = Run(
         folder=run,
         data=folder,
@@ -166,7 +170,9 @@ def open_run(run: Path, method: str, data: Path | None = None) -> tuple[Run, lis
         commit=record.get("commit"),
         versions=record.get("versions", {}),
         consensus_level=dataset.consensus_level,
-        shown=tuple(shown_words(config)),
+        shown=(*shown_words(config), *label_words(rule)),
+        label_rule=rule,
+        is_refitted=config.get("side_head") == "kernel",
         summary=_summary(run / artifacts.SUMMARY),
         views=tuple(config["views"]),
         beside={name: read_scales(run, name, rows).limits for name in others[:MOST_METHODS]},
@@ -236,6 +242,22 @@ def _data_of(run: Path, config: dict[str, Any]) -> Path:
             f"give it with --data."
         )
     return named
+
+
+def _label_rule(data: Path) -> str:
+    """The cohort's rule as its record says; a folder without one has the usual rule."""
+    record = provenance.read_record(data, "cohort") or {}
+    return str(record.get("config", {}).get("selection", {}).get("label_rule", "median"))
+
+
+def label_words(rule: str) -> list[str]:
+    """What every result must say of labels that come from another figure than the readers' median."""
+    if rule == "median":
+        return []
+    return [
+        f"Benign and malignant stand for the readers' {rule} malignancy below and above 3 in this cohort, also where "
+        f"these pages say median."
+    ]
 
 
 def _splits(config: dict[str, Any]) -> tuple[str, float | None]:

@@ -1,12 +1,13 @@
 """How far a run's maps can be trusted, over all nodules: the estimators' table, their differences and curves."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lidc_cdam.vocabulary import TARGETS
 from reports import blocks
 from reports.blocks import Block
 from reports.facts import COMPARISON, Facts
+from reports.kind import span
 from reports.plates import plate
 from reports.results import told
 
@@ -15,7 +16,7 @@ FOLDER = "explainers"
 COLUMNS: dict[str, tuple[str, str, int]] = {
     "relevance_mass": ("Relevance mass", "relevance_mass_chance", 2),
     "pointing_game": ("Pointing game", "relevance_mass_chance", 2),
-    "auprc": ("AUPRC", "relevance_mass_chance", 2),
+    "auprc": ("AUPRC", "auprc_chance", 2),
     "relevance_mass_soft": ("Soft mass", "relevance_mass_soft_chance", 2),
     "compactness": ("Compactness", "", 2),
     "fidelity": ("Fidelity", "", 1),
@@ -45,11 +46,14 @@ MEANINGS = {
     "relevance_mass": "Relevance mass: share of what raises a prediction that lies inside the readers' consensus.",
     "pointing_game": "Pointing game: how often the highest score lies inside it.",
     "auprc": "AUPRC: how well scores rank pixels inside before those outside.",
+    "relevance_mass_soft": "Soft mass: relevance mass where each pixel counts by the share of readers that marked it.",
     "fidelity": "Fidelity, A(LIF−MIF): how much more the output falls when what a map calls important is replaced "
     "first, in output × percent; 0 for a map that says nothing.",
     "fidelity_delta": "Δ: own target's map minus the maps of other targets; 0 for a map that is the same for all.",
-    "box": "Box sensitivity: correlation of a box's score with the drop of the output when it is replaced.",
-    "compactness": "Compactness: Gini index of |score|; it says nothing of being right.",
+    "box": "Box sensitivity: how well the score in a box goes with the drop of the output when the box is replaced: "
+    "area under their correlation over the boxes' sides, in percent of the image's; 0 for a map that says nothing.",
+    "compactness": "Compactness: share of the cells with |score| at most a twentieth of the largest; it says nothing "
+    "of being right.",
     "randomised_head": "Random: rank correlation with the map of the same model with random weights; lower is better.",
     "repeated_fold": "Other folds: rank correlation with the maps of other folds' models.",
 }
@@ -98,7 +102,8 @@ def _tables(rows: Mapping[str, Any], shown: list[str]) -> list[Block]:
         if known:
             head = ["Estimator", *(COLUMNS[metric][0] for metric in known)]
             cells = [[method, *(_cell(row, metric) for metric in known)] for method, row in rows.items()]
-            made.append(blocks.table(f"{family}: mean over targets with 95 % intervals", head, cells))
+            title = f"{family}: mean over targets with 95 % intervals{_counted(rows, known)}"
+            made.append(blocks.table(title, head, cells))
     return made
 
 
@@ -120,7 +125,7 @@ def _differences(comparison: Mapping[str, Any]) -> list[Block]:
         for method, row in rows.items()
     ]
     head = ["Estimator", *(COLUMNS[metric][0] for metric in known)]
-    return [blocks.table("Minus the random map, nodule by nodule", head, cells)]
+    return [blocks.table("Minus the random map, nodule by nodule, with 95 % intervals", head, cells)]
 
 
 def _settings(comparison: Mapping[str, Any]) -> str:
@@ -128,9 +133,17 @@ def _settings(comparison: Mapping[str, Any]) -> str:
         f"{key.replace('_', ' ')} {value}" for key, value in comparison.get("settings", {}).items() if value is not None
     )
     return (
-        f"{comparison.get('nodules', '')} nodules of {comparison.get('patients', '')} patients; settings: {settings}. "
-        f"explainers.csv in the run's folder has every value."
+        f"{comparison.get('nodules', '')} nodules of {comparison.get('patients', '')} patients have maps that were "
+        f"measured; the nodules behind each figure are in each table's title. Settings: {settings}. explainers.csv in "
+        f"the run's folder has every value."
     )
+
+
+def _counted(rows: Mapping[str, Any], metrics: Sequence[str]) -> str:
+    """How many nodules the figures of some metrics rest on: costly metrics are measured on a sample."""
+    found = {row[metric].get("nodules") for row in rows.values() for metric in metrics if told(row.get(metric))}
+    counts = [count for count in found if count]
+    return f" ({span(counts)} nodules)" if counts else ""
 
 
 def _figures(facts: Facts) -> list[Block]:

@@ -152,7 +152,11 @@ def sentences(target: Target, finding: Finding | None, views: int) -> list[str]:
     return told
 
 
-PLACES = {"inside": "inside the consensus", "edge": f"within {EDGE_MM:g} mm of its edge", "outside": "farther outside"}
+PLACES = {
+    "inside": "in the consensus' core",
+    "edge": f"within {EDGE_MM:g} mm of its edge",
+    "outside": "farther outside",
+}
 
 
 def _parts(shares: dict[str, float]) -> str:
@@ -164,7 +168,7 @@ def _listed(words: list[str]) -> str:
 
 
 TOKEN_PLACES = {
-    "inside": "inside the readers' consensus",
+    "inside": "in the consensus' core",
     "edge": f"within {EDGE_MM:g} mm of the consensus' edge",
     "outside": f"more than {EDGE_MM:g} mm outside the consensus",
     "unread": "where nothing was read and the model saw mirrored tissue",

@@ -6,7 +6,7 @@ from typing import Any
 
 from lidc_cdam import provenance
 from lidc_cdam.files import replacing, write_text
-from reports import blocks, figures, html, pdf
+from reports import blocks, figures, html, kind, pdf
 from reports.answers import answers_of, together
 from reports.blocks import Block
 from reports.card import card_blocks, settings_blocks
@@ -21,15 +21,16 @@ from reports.sections import CITATIONS
 from reports.subgroups import subgroup_blocks
 
 PAGE, PAPER = "run.html", "run.pdf"
+TITLED = {kind.ALL: ", synthetic phantoms", kind.PART: ", with synthetic phantoms", kind.NONE: ""}
+"""What the title adds, so that every page of the PDF says it."""
 
 
-def write_run_report(out: Path, runs: Sequence[Run], synthetic: int, renderer: str) -> None:
+def write_run_report(out: Path, runs: Sequence[Run], renderer: str) -> None:
     """Write the run report and the checklists; what was made from the same artefacts stays as it is.
 
     Args:
         out: folder of the reports.
         runs: the run, and the second one if there is one.
-        synthetic: how many of the nodules are phantoms.
         renderer: digest of the templates and of the code that renders.
 
     Raises:
@@ -37,7 +38,7 @@ def write_run_report(out: Path, runs: Sequence[Run], synthetic: int, renderer: s
     """
     facts = [gather(run) for run in runs]
     answers = together({title_of(each.run): answers_of(each) for each in facts})
-    content = run_content(facts, answers, synthetic)
+    content = run_content(facts, answers)
     key = provenance.sha256_of({"content": content, "renderer": renderer})
     if html.stored_key(out / PAGE) == key and is_whole(out):
         return
@@ -54,13 +55,14 @@ def is_whole(out: Path) -> bool:
     return all(path.exists() for path in (out / PAGE, out / PAPER, *lists))
 
 
-def run_content(facts: Sequence[Facts], answers: dict[str, str], synthetic: int) -> dict[str, Any]:
+def run_content(facts: Sequence[Facts], answers: dict[str, str]) -> dict[str, Any]:
     """Everything that the run report says, in its order."""
     first = facts[0]
     return {
-        "title": f"Run report: {' and '.join(_lower(title_of(each.run), place) for place, each in enumerate(facts))}",
+        "title": f"Run report: {' and '.join(_lower(title_of(each.run), place) for place, each in enumerate(facts))}"
+        f"{TITLED[kind.synthetic(first)]}",
         "research": figures.RESEARCH,
-        "synthetic": synthetic,
+        "synthetic": kind.phantoms(first),
         "facts": _facts(facts),
         "sentences": list(dict.fromkeys(sentence for each in facts for sentence in headline(each))),
         "sections": [

@@ -162,6 +162,10 @@ def _target_row(case: Case, run: Run, target: Target) -> dict[str, Any]:
     return row
 
 
+REFITTED = (
+    " The second head was fitted once more afterwards, on these nodules too, so the model that predicts here differs "
+    "from the one that the interval is measured on, and so do the other folds' predictions (hollow diamonds)."
+)
 LABEL_WORDS = {
     (0,): "median below 3 alone",
     (1,): "median above 3 alone",
@@ -195,7 +199,7 @@ def _interval_notes(material: Material) -> list[str]:
         notes.append(
             f"{CONFIDENCE * 100:.0f} % interval ({title_of(run).lower()}): split-conformal, calibrated on the "
             f"{count} validation nodules of fold {case.fold}, which also chose the epoch. Of the run's {tested} test "
-            f"nodules it holds the readers' value in: {held}."
+            f"nodules it holds the readers' value in: {held}.{REFITTED if run.is_refitted else ''}"
         )
     if any(case.calibrated.others for _, case in material.pairs):
         notes.append(

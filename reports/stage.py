@@ -86,8 +86,7 @@ def report(
     results.sort(key=lambda row: order[row["nodule_id"]])
     failed = [row for row in results if "reason" in row]
     _write_failed(out, failed)
-    synthetic = sum(row.get("synthetic", False) for row in results)
-    problem = _write_run_report(out, runs, synthetic)
+    problem = _write_run_report(out, runs)
     write_text(out / INDEX, html.render_index(index_content(runs, results, problem)))
     _combine(combined, [item for item in items if item.paper.exists()])
     limits = {" ".join(each.targets): plain_limits(each.limits) for each in runs}
@@ -183,10 +182,10 @@ def _renderer() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
-def _write_run_report(out: Path, runs: Sequence[Run], synthetic: int) -> str:
+def _write_run_report(out: Path, runs: Sequence[Run]) -> str:
     """Write the run report; the sentence why there is none, empty when all is well."""
     try:
-        write_run_report(out, runs, synthetic, _renderer())
+        write_run_report(out, runs, _renderer())
     except (LidcCdamError, TemplateError) as error:
         return without_paths(str(error), runs)
     return ""

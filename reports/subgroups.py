@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 
 from lidc_cdam.metrics import weighted
 from lidc_cdam.metrics.intervals import Weights, draw_weights, interval
+from lidc_cdam.metrics.ruler import CLOSE
 from lidc_cdam.vocabulary import BIOMARKERS, MALIGNANCY
 from reports import blocks
 from reports.blocks import Block
@@ -92,7 +93,7 @@ def _measures(
         errors = np.stack(
             [(table[f"{key}_predicted"] - table[f"{key}_true"]).abs().to_numpy(np.float64) for key in keys], axis=1
         )
-        near = np.where(np.isfinite(errors).all(axis=1), (errors <= 1).mean(axis=1), np.nan)
+        near = np.where(np.isfinite(errors).all(axis=1), (errors <= CLOSE).mean(axis=1), np.nan)
 
         def within(members: Members) -> tuple[np.ndarray, Callable[..., np.ndarray]] | None:
             rows = np.flatnonzero(members & np.isfinite(near))

@@ -47,6 +47,30 @@ SCORES: dict[str, str] = {
 }
 """What a score means, by method; `{unit}` is the unit of the model's output."""
 
+LAST, PAID, FLOW, WHOLE, CONTROLS = "last block", "attention paid", "attention", "whole model", "control"
+REACH: dict[str, str] = {
+    **dict.fromkeys(("cdam", "smooth_cdam", "integrated_cdam", "gradcam", "partial_lrp"), LAST),
+    "attention": PAID,
+    **dict.fromkeys(("rollout", "relevance_propagation", "legrad"), FLOW),
+    **dict.fromkeys(("input_gradient", "smoothgrad", "integrated_gradients", "libragrad"), WHOLE),
+    **dict.fromkeys(("random", "centre"), CONTROLS),
+}
+"""Which part of a model a method's maps go through."""
+REACHES: dict[str, str] = {
+    LAST: "explains the model's head and last block only, not how the earlier blocks read the image",
+    PAID: "shows what the class token of the last block attends to, not what the model makes of it",
+    FLOW: "follows the model's attention through all blocks, not what else each block does",
+    WHOLE: "goes back through the whole model, close to this very image",
+    CONTROLS: "is a control and explains nothing of the model",
+}
+"""What maps of a reach explain."""
+
+
+def reach_sentence(method: str) -> str:
+    """What part of the model a method's maps explain."""
+    reach = REACHES.get(REACH.get(method, ""), "explains the model in its method's own way")
+    return f"A map ({method}) {reach}; it shows what moved a prediction, right or wrong, not the nodule."
+
 
 @dataclass(frozen=True)
 class Strongest:
@@ -71,6 +95,11 @@ PLACES: dict[str, str] = {
 def consensus_words(level: float) -> str:
     """Whose voxels make the consensus, by the share of the readers that one needs."""
     return "at least half of the readers" if level == 0.5 else f"at least {percent(level)} of the readers"
+
+
+def listed(words: Sequence[str]) -> str:
+    """`a`, `a and b`, or `a, b and c`."""
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
 
 
 def number(value: float) -> str:
@@ -140,7 +169,10 @@ def map_command(run: Run) -> str:
 
 
 def lead_sentences(pairs: Sequence[tuple[Run, Case]], strongest: Strongest | None) -> list[str]:
-    """Two to four sentences: malignancy, the biomarker that is furthest from the readers, where relevance lies."""
+    """Two to four sentences: malignancy, the biomarker that is furthest from the readers, where relevance lies.
+
+    What every result must say of a run (`Run.shown`) follows them.
+    """
     sentences = [
         *(_malignancy(case) for _, case in pairs if "malignancy" in case.predicted),
         _furthest(pairs),
@@ -154,6 +186,7 @@ def lead_sentences(pairs: Sequence[tuple[Run, Case]], strongest: Strongest | Non
             f"Each map on its own scale, the strongest score {effect} the predicted "
             f"{strongest.target.title.lower()} ({score}, {strongest.view.lower()} view) and {place}."
         )
+    sentences += dict.fromkeys(sentence for run, _ in pairs for sentence in run.shown)
     return [sentence for sentence in sentences if sentence]
 
 
@@ -229,10 +262,12 @@ def _relevance(pairs: Sequence[tuple[Run, Case]]) -> str:
 def caution_sentences(methods: Sequence[str]) -> list[str]:
     """What a map does not explain."""
     size = ", ".join(f"{TARGETS[key].title.lower()} {value:g}" for key, value in SIZE_R2.items())
+    tokens = [
+        "It inherits attention's artefacts: single strong tokens in plain background can be outliers, not findings."
+    ]
     return [
-        f"A map ({', '.join(methods)}) explains the model's head and last block only, not how the earlier blocks read "
-        "the image, and not the nodule: it shows what moved this prediction, right or wrong.",
-        "It inherits attention's artefacts: single strong tokens in plain background can be outliers, not findings.",
+        *map(reach_sentence, methods),
+        *(tokens if any(REACH.get(method) in (LAST, PAID, FLOW) for method in methods) else []),
         f"Size explains part of every biomarker, so a map may show size instead (R² from log diameter: {size}).",
         "Calcification is a category written as a number (1 popcorn to 6 absent); its mean, and so its map, is a "
         "modelling choice.",

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,8 @@ from lidc_cdam import artifacts
 from reports import conformal
 from reports.conformal import intervals, label_sets
 from reports.context import open_run
+from reports.material import load
+from reports.sections import document
 
 
 def test_an_interval_reaches_the_error_that_nine_of_ten_stay_below():
@@ -75,3 +79,11 @@ def test_what_another_folds_model_said_of_a_validation_nodule_is_kept(tmp_path):
     _, cases = open_run(cohort.malignancy, "cdam")
     assert cases[0].calibrated.others == {"malignancy": {1: 0.25}}
     assert cases[1].calibrated.others == {}
+
+
+def test_a_head_that_was_fitted_again_is_told_beside_the_intervals(made):
+    run, cases = open_run(made[0].biomarkers, "cdam")
+    plain = " ".join(document(load([run], [cases[0]]))["intervals"])
+    again = " ".join(document(load([replace(run, is_refitted=True)], [cases[0]]))["intervals"])
+    assert "fitted once more" not in plain
+    assert "the model that predicts here differs from the one that the interval is measured on" in again

@@ -65,10 +65,10 @@ def test_sentences_state_their_numbers():
     told = findings.sentences(TARGETS["spiculation"], findings.find([cut()], scores), 1)
     assert 2 <= len(told) <= 4
     assert told[0] == "67\u00a0% of the map's score raises the predicted spiculation, 33\u00a0% lowers it."
-    assert "75\u00a0% inside the consensus, 0\u00a0% within 2 mm of its edge and 25\u00a0% farther outside" in told[1]
+    assert "75\u00a0% in the consensus' core, 0\u00a0% within 2 mm of its edge and 25\u00a0% farther outside" in told[1]
     assert told[3] == (
         "The strongest token (+3) raises it: axial view, 1 mm towards the left and 1 mm towards the back of the crop's "
-        "centre, inside the readers' consensus."
+        "centre, in the consensus' core."
     )
 
 

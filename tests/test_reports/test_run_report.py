@@ -152,7 +152,7 @@ def test_what_is_missing_or_damaged_is_named_in_its_place(tmp_path, damage, sent
     write_summary(cohort.biomarkers)
     write_comparison(cohort.biomarkers)
     damage(cohort)
-    write_run_report(tmp_path / "out", [open_run(cohort.biomarkers, "cdam")[0]], 0, "renderer")
+    write_run_report(tmp_path / "out", [open_run(cohort.biomarkers, "cdam")[0]], "renderer")
     page = page_of(tmp_path / "out")
     assert sentence.replace("`", "") in re.sub("</?code>", "", page)
     assert str(tmp_path) not in page
@@ -170,7 +170,7 @@ def test_a_full_disk_is_one_error_and_leaves_nothing_half_written(whole, tmp_pat
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
-        write_run_report(tmp_path / "out", [open_run(cohort.biomarkers, "cdam")[0]], 0, "renderer")
+        write_run_report(tmp_path / "out", [open_run(cohort.biomarkers, "cdam")[0]], "renderer")
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
@@ -200,7 +200,7 @@ def test_hostile_text_is_shown_as_text(whole):
     facts.config["backbone"] = HOSTILE
     facts.summary["absent"] = {"radiomics": HOSTILE}
     facts.cohort["reason"] = HOSTILE
-    content = run_content([facts], dict.fromkeys(answers_of(facts), HOSTILE), 1)
+    content = run_content([facts], dict.fromkeys(answers_of(facts), HOSTILE))
     page = html.render_run(content, "key")
     assert "<script" not in page
     assert "{{ 7*7 }}" in page

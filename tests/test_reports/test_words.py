@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 
 from lidc_cdam.artifacts import NoduleRecord
+from lidc_cdam.explain import EXPLAINERS
 from lidc_cdam.vocabulary import BIOMARKERS, MALIGNANCY, TARGETS
 from reports import words
 from reports.context import Case, Run, open_run
@@ -120,6 +121,22 @@ def test_every_biomarker_but_diameter_has_its_share_of_size():
         "not pathology",
     ):
         assert phrase in text
+
+
+def test_what_every_result_must_say_follows_the_sentences(run):
+    control = dataclasses.replace(run, shown=("The labels were permuted.",))
+    assert words.lead_sentences([(control, CASE), (control, CASE)], None)[-1] == "The labels were permuted."
+    assert words.lead_sentences([(control, CASE), (control, CASE)], None).count("The labels were permuted.") == 1
+    assert "The labels were permuted." not in words.lead_sentences([(run, CASE)], None)
+
+
+def test_every_estimator_has_its_meaning_and_its_reach():
+    assert set(words.REACH) == set(words.SCORES) == set(EXPLAINERS)
+    assert "last block only" in words.reach_sentence("smooth_cdam")
+    assert "back through the whole model" in words.reach_sentence("input_gradient")
+    assert "attention through all blocks" in words.reach_sentence("rollout")
+    assert "attention's artefacts" not in " ".join(words.caution_sentences(["integrated_gradients"]))
+    assert "not what the model makes of it" in " ".join(words.caution_sentences(["attention"]))
 
 
 def test_data_quality_is_told_in_words():

@@ -157,7 +157,7 @@ class Cut:
 
 
 def ct_picture(cut: Cut, image: str, key: str) -> str:
-    """A CT picture: consensus solid, the region any reader marked thin, orientation letters, scale bar, hatching.
+    """A CT picture: consensus solid, the region any reader marked thin, hatching, orientation letters; a strip below.
 
     Args:
         cut: the view.
@@ -170,10 +170,8 @@ def ct_picture(cut: Cut, image: str, key: str) -> str:
         _outline(mask_path(cut.readers > 0, cut.side_mm), ANY_READER, 0.16),
         _outline(mask_path(cut.consensus, cut.side_mm), CONSENSUS, 0.3),
         _letters(cut.view, cut.side_mm),
-        _scale_bar(cut.side_mm),
-        _small_print(cut.side_mm),
     ]
-    return svg(cut.side_mm, cut.side_mm, layers)
+    return _framed(cut.side_mm, layers)
 
 
 def map_picture(
@@ -192,16 +190,40 @@ def map_picture(
         _outline(contour_path(scores, level, side), ABOVE, 0.22),
         _outline(contour_path(-scores, level, side), BELOW, 0.22, "0.8 0.6"),
         _outline(mask_path(cut.consensus, side), CONSENSUS, 0.2),
-        _small_print(side),
+        _letters(cut.view, side),
     ]
-    return svg(side, side, layers)
+    return _framed(side, layers)
 
 
 def outlined_picture(image: str, consensus: Bool[np.ndarray, "row column"], side_mm: float) -> str:
     """A small CT picture with the consensus alone."""
-    return svg(
-        side_mm, side_mm, [image, _outline(mask_path(consensus, side_mm), CONSENSUS, 0.4), _small_print(side_mm, 1.3)]
-    )
+    layers = [image, _outline(mask_path(consensus, side_mm), CONSENSUS, 0.4)]
+    return _framed(side_mm, layers, words=2.6, bar_mm=0)
+
+
+def _framed(side_mm: float, layers: Sequence[str], words: float = 1.75, bar_mm: float = 10.0) -> str:
+    """A picture over a dark strip with the scale bar and what the picture may be used for; nothing lies on the picture.
+
+    Args:
+        side_mm: side of the picture.
+        layers: the picture, the last layer on top.
+        words: size of the strip's letters, in 32nds of the side.
+        bar_mm: length of the scale bar; 0 for none.
+    """
+    unit = side_mm / 32
+    size, tall = words * unit, 2.6 * words * unit
+    lines = [
+        _text(0.7 * unit, side_mm + (0.95 + 1.15 * place) * size, line, size, "#e4e8ee", "start")
+        for place, line in enumerate(RESEARCH.split(" - "))
+    ]
+    strip = [f'<rect y="{side_mm:g}" width="{side_mm:g}" height="{tall:g}" fill="#0e1116"/>', *lines]
+    if bar_mm:
+        right, y = side_mm - 0.9 * unit, side_mm + 0.78 * tall
+        tick = 0.45 * unit
+        ends = "".join(f"M{x:g} {y - tick:g}v{2 * tick:g}" for x in (right - bar_mm, right))
+        strip.append(_line(f"{ends}M{right - bar_mm:g} {y:g}H{right:g}", "#ffffff", 0.28 * unit, ""))
+        strip.append(_text(right - bar_mm / 2, y - 0.55 * size, f"{bar_mm:g} mm", size))
+    return svg(side_mm, side_mm + tall, [*layers, *strip])
 
 
 def svg(width: float, height: float, layers: Sequence[str]) -> str:
@@ -254,7 +276,7 @@ def _hatch_words(padded: Bool[np.ndarray, "row column"], side_mm: float) -> str:
     bands = [band for band in np.split(full, np.flatnonzero(np.diff(full) > 1) + 1) if band.size * cell >= 5]
     if not bands:
         return ""
-    # The uppermost band, because the scale bar lies in the lowest; below the orientation letter.
+    # The uppermost band, below the orientation letter.
     y = max((float(bands[0].mean()) + 0.5) * cell + 0.5, 4.2)
     return _text(side_mm / 2, y, "outside what was read", 1.5, "#e4e8ee")
 
@@ -268,20 +290,10 @@ def _text(x: float, y: float, words: str, size: float, colour: str = "#fff", anc
 
 def _letters(view: str, side_mm: float) -> str:
     left, right, top, bottom = VIEWS[view].letters
-    middle = side_mm / 2
+    middle, unit = side_mm / 2, side_mm / 32
     return (
-        _text(0.8, middle + 0.7, left, 1.9, anchor="start")
-        + _text(side_mm - 0.8, middle + 0.7, right, 1.9, anchor="end")
-        + _text(middle, 2.3, top, 1.9)
-        + _text(middle, side_mm - 2.4, bottom, 1.9)
+        _text(0.7 * unit, middle + 0.7 * unit, left, 1.9 * unit, anchor="start")
+        + _text(side_mm - 0.7 * unit, middle + 0.7 * unit, right, 1.9 * unit, anchor="end")
+        + _text(middle, 2 * unit, top, 1.9 * unit)
+        + _text(middle, side_mm - 0.7 * unit, bottom, 1.9 * unit)
     )
-
-
-def _scale_bar(side_mm: float, length_mm: float = 10.0) -> str:
-    right, y = side_mm - 1.2, side_mm - 3.2
-    bar = f"M{right - length_mm:g} {y - 0.4:g}v0.8M{right:g} {y - 0.4:g}v0.8M{right - length_mm:g} {y:g}H{right:g}"
-    return _outline(bar, "#ffffff", 0.28) + _text(right - length_mm / 2, y - 0.8, f"{length_mm:g} mm", 1.5)
-
-
-def _small_print(side_mm: float, size: float = 1.2) -> str:
-    return _text(side_mm / 2, side_mm - 0.6, RESEARCH, size, "#e4e8ee")

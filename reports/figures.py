@@ -171,7 +171,7 @@ def ct_picture(cut: Cut, image: str, key: str) -> str:
         _outline(mask_path(cut.consensus, cut.side_mm), CONSENSUS, 0.3),
         _letters(cut.view, cut.side_mm),
     ]
-    return _framed(cut.side_mm, layers)
+    return _framed(cut.side_mm, layers, words=1.85)
 
 
 def map_picture(
@@ -201,7 +201,7 @@ def outlined_picture(image: str, consensus: Bool[np.ndarray, "row column"], side
     return _framed(side_mm, layers, words=2.6, bar_mm=0)
 
 
-def _framed(side_mm: float, layers: Sequence[str], words: float = 1.75, bar_mm: float = 10.0) -> str:
+def _framed(side_mm: float, layers: Sequence[str], words: float = 1.45, bar_mm: float = 10.0) -> str:
     """A picture over a dark strip with the scale bar and what the picture may be used for; nothing lies on the picture.
 
     Args:

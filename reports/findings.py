@@ -141,9 +141,9 @@ def zone_words(area: dict[str, float], views: int) -> str:
     sizes = {zone: percent(area.get(zone, 0.0)) for zone in ZONES}
     pooled = f", pooled over {views} views" if views > 1 else ""
     return (
-        f"Core: deeper than {EDGE_MM:g} mm inside the readers' consensus ({sizes['core']} of the area that was read"
-        f"{pooled}); rim: within {EDGE_MM:g} mm of its outline, on either side ({sizes['rim']}); outside: farther out "
-        f"({sizes['outside']}). Scores without any preference would lie in these shares."
+        f"Core: deeper than {EDGE_MM:g}\u00a0mm inside the readers' consensus ({sizes['core']} of the area read{pooled}); "
+        f"rim: within {EDGE_MM:g}\u00a0mm of its outline ({sizes['rim']}); outside: farther out ({sizes['outside']}). A "
+        f"map that prefers no place has its scores in these shares."
     )
 
 
@@ -159,15 +159,14 @@ def sentences(target: Target, finding: Finding | None, views: int) -> list[str]:
     if finding is None:
         return [f"The map of {name} has no score on what was read."]
     told = []
-    for share, effect, zones in (
-        (finding.raising, "raises", finding.positive),
-        (1 - finding.raising, "lowers", finding.negative),
-    ):
-        if share > 0:
-            told.append(f"{percent(share)} of the score {effect} {'it' if told else name}: {_listed(zones)}.")
+    if finding.raising > 0:
+        told.append(f"{percent(finding.raising)} of the score raises {name}: {_listed(finding.positive)}.")
+    if finding.raising < 1:
+        lowers = "lowers it" if told else f"of the score lowers {name}"
+        told.append(f"{percent(1 - finding.raising)} {lowers}: {_listed(finding.negative)}.")
     told.append(_strongest(finding.strongest, views))
     if finding.unread >= LEAST_TOLD:
-        told.append(f"{percent(finding.unread)} of all score lies on mirrored tissue and is left out of these shares.")
+        told.append(f"{percent(finding.unread)} of all score, on mirrored tissue, is left out above.")
     return told
 
 
@@ -183,5 +182,4 @@ def _strongest(token: Token, views: int) -> str:
     where = f"{steps} of the centre" if steps else "at the centre"
     place = PLACES.get(token.zone, "on mirrored tissue")
     view = f" in the {VIEWS[token.view].title.lower()} view" if views > 1 else ""
-    effect = "raises" if token.score > 0 else "lowers"
-    return f"The strongest token ({signed(token.score)}) {effect} it: {place}, {where}{view}."
+    return f"Strongest token: {signed(token.score)}, {place}, {where}{view}."

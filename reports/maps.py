@@ -115,6 +115,8 @@ def _panels(material: Material, index: int, maps: Maps, pictures: Pictures) -> l
                 "findings": findings.sentences(target, found, len(views)),
                 "zones": findings.zone_words(found.area, len(views)) if found else "",
                 "prediction": _panel_words(target, case.predicted.get(target.key)),
+                "answer": with_word(target, case.predicted.get(target.key))["number"],
+                "word": _answer_word(target, case.predicted.get(target.key)),
                 "orange": f"Orange: {target.raises.split(' (')[0]}.",
                 "raises": f"Orange: {target.raises.split(' (')[0]}. Scores {span}"
                 + (f" over {len(views)} views." if len(views) > 1 else "."),
@@ -126,6 +128,12 @@ def _panels(material: Material, index: int, maps: Maps, pictures: Pictures) -> l
 def _panel_words(target: Target, prediction: float | None) -> str:
     words = with_word(target, prediction)
     return words["number"] if target.kind == "probability" else plain(words)
+
+
+def _answer_word(target: Target, prediction: float | None) -> str:
+    """A prediction's word as a sentence; empty where its scale has none."""
+    word = "reader-assessed likelihood" if target.kind == "probability" else with_word(target, prediction)["word"]
+    return f"{word[:1].upper()}{word[1:]}. " if word else ""
 
 
 def _map(

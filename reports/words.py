@@ -204,11 +204,11 @@ def _furthest(pairs: Sequence[tuple[Run, Case]]) -> str:
     prediction, mean = case.predicted[target.key], case.true[target.key]
     near = sum(distance <= 0.5 for distance, _, _ in distances)
     side = "above" if prediction > mean else "below"
-    values = f"{_value(target, prediction)}, against the readers' mean of {_value(target, mean)}"
+    values = f"predicted {_value(target, prediction)} against the readers' mean {_value(target, mean)}"
     return (
-        f"{target.title} is furthest off: predicted {values}. That is {far:.1f} standard deviations of the cohort "
-        f"{side}{_range_words(target, case, prediction)}; {near} of {len(distances)} biomarkers lie within half a "
-        f"standard deviation of the readers' mean."
+        f"{target.title} is furthest off: {values}, {far:.1f} SD of the cohort {side}"
+        f"{_range_words(target, case, prediction)}; {near} of {len(distances)} biomarkers lie within half an SD of the "
+        f"readers' mean."
     )
 
 

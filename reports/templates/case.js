@@ -126,7 +126,7 @@ function renderPane(pane) {
   pane.querySelector(".note").textContent = content.small && state.map && !mapOn(content.target, content.method, content.view, content.depth) ? "no map" : "";
   const { letters } = views.get(content.view);
   ["left", "right", "top", "bottom"].forEach((edge, place) => (pane.querySelector(`.edge.${edge}`).textContent = letters[place]));
-  pane.querySelector(".ruler i").style.width = `${(canvas.clientWidth * 10) / (given.side * given.spacing)}px`;
+  pane.querySelector(".ruler").style.width = `${(canvas.clientWidth * 10) / (given.side * given.spacing)}px`;
 }
 
 // Whether and which map a pane shows, in words.

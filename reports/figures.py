@@ -157,7 +157,7 @@ class Cut:
 
 
 def ct_picture(cut: Cut, image: str, key: str) -> str:
-    """A CT picture: consensus solid, the region any reader marked thin, hatching, orientation letters; a strip below.
+    """A CT picture: consensus solid, the region any reader marked thin, hatching.
 
     Args:
         cut: the view.
@@ -169,9 +169,8 @@ def ct_picture(cut: Cut, image: str, key: str) -> str:
         _hatching(cut.padded, cut.side_mm, key),
         _outline(mask_path(cut.readers > 0, cut.side_mm), ANY_READER, 0.16),
         _outline(mask_path(cut.consensus, cut.side_mm), CONSENSUS, 0.3),
-        _letters(cut.view, cut.side_mm),
     ]
-    return _framed(cut.side_mm, layers, words=1.85)
+    return _framed(cut.side_mm, layers, cut.view, words=1.85)
 
 
 def map_picture(
@@ -190,40 +189,52 @@ def map_picture(
         _outline(contour_path(scores, level, side), ABOVE, 0.22),
         _outline(contour_path(-scores, level, side), BELOW, 0.22, "0.8 0.6"),
         _outline(mask_path(cut.consensus, side), CONSENSUS, 0.2),
-        _letters(cut.view, side),
     ]
-    return _framed(side, layers)
+    return _framed(side, layers, cut.view)
 
 
 def outlined_picture(image: str, consensus: Bool[np.ndarray, "row column"], side_mm: float) -> str:
     """A small CT picture with the consensus alone."""
     layers = [image, _outline(mask_path(consensus, side_mm), CONSENSUS, 0.4)]
-    return _framed(side_mm, layers, words=2.6, bar_mm=0)
+    return _framed(side_mm, layers, words=2.6)
 
 
-def _framed(side_mm: float, layers: Sequence[str], words: float = 1.45, bar_mm: float = 10.0) -> str:
-    """A picture over a dark strip with the scale bar and what the picture may be used for; nothing lies on the picture.
+def _framed(side_mm: float, layers: Sequence[str], view: str = "", words: float = 1.45) -> str:
+    """A picture in a dark frame that bears all words, so that none lies on what is shown.
 
     Args:
         side_mm: side of the picture.
         layers: the picture, the last layer on top.
-        words: size of the strip's letters, in 32nds of the side.
-        bar_mm: length of the scale bar; 0 for none.
+        view: whose letters stand around it over a scale bar; empty for neither.
+        words: size of the words below, in 32nds of the side.
     """
     unit = side_mm / 32
-    size, tall = words * unit, 2.6 * words * unit
+    margin, size = 2.2 * unit if view else 0.0, words * unit
+    width, foot = side_mm + 2 * margin, side_mm + 2 * margin
+    tall = foot + 2.5 * size
     lines = [
-        _text(0.7 * unit, side_mm + (0.95 + 1.15 * place) * size, line, size, "#e4e8ee", "start")
+        _text(max(margin, 0.7 * unit), foot + (0.75 + 1.15 * place) * size, line, size, "#e4e8ee", "start")
         for place, line in enumerate(RESEARCH.split(" - "))
     ]
-    strip = [f'<rect y="{side_mm:g}" width="{side_mm:g}" height="{tall:g}" fill="#0e1116"/>', *lines]
-    if bar_mm:
-        right, y = side_mm - 0.9 * unit, side_mm + 0.78 * tall
-        tick = 0.45 * unit
-        ends = "".join(f"M{x:g} {y - tick:g}v{2 * tick:g}" for x in (right - bar_mm, right))
-        strip.append(_line(f"{ends}M{right - bar_mm:g} {y:g}H{right:g}", "#ffffff", 0.28 * unit, ""))
-        strip.append(_text(right - bar_mm / 2, y - 0.55 * size, f"{bar_mm:g} mm", size))
-    return svg(side_mm, side_mm + tall, [*layers, *strip])
+    frame = f'<rect width="{width:g}" height="{tall:g}" fill="#0e1116"/>'
+    picture = f'<g transform="translate({margin:g} {margin:g})">{"".join(layers)}</g>'
+    around = [*_letters(view, side_mm, margin), *_scale_bar(side_mm, margin, foot, size)] if view else []
+    return svg(width, tall, [frame, picture, *around, *lines])
+
+
+def _letters(view: str, side_mm: float, margin: float) -> list[str]:
+    left, right, top, bottom = VIEWS[view].letters
+    middle, far, size = margin + side_mm / 2, 1.5 * margin + side_mm, 0.8 * margin
+    places = ((left, margin / 2, middle), (right, far, middle), (top, middle, margin / 2), (bottom, middle, far))
+    return [_text(x, y + 0.36 * size, letter, size) for letter, x, y in places]
+
+
+def _scale_bar(side_mm: float, margin: float, foot: float, size: float, length_mm: float = 10.0) -> list[str]:
+    """A bar at the picture's lower right, its length above it."""
+    right, y, tick = margin + side_mm, foot + 1.6 * size, 0.3 * size
+    ends = "".join(f"M{x:g} {y - tick:g}v{2 * tick:g}" for x in (right - length_mm, right))
+    bar = _line(f"{ends}M{right - length_mm:g} {y:g}H{right:g}", "#ffffff", round(0.16 * size, 3), "")
+    return [bar, _text(right - length_mm / 2, foot + 0.9 * size, f"{length_mm:g} mm", size)]
 
 
 def svg(width: float, height: float, layers: Sequence[str]) -> str:
@@ -276,8 +287,7 @@ def _hatch_words(padded: Bool[np.ndarray, "row column"], side_mm: float) -> str:
     bands = [band for band in np.split(full, np.flatnonzero(np.diff(full) > 1) + 1) if band.size * cell >= 5]
     if not bands:
         return ""
-    # The uppermost band, below the orientation letter.
-    y = max((float(bands[0].mean()) + 0.5) * cell + 0.5, 4.2)
+    y = max((float(bands[0].mean()) + 0.5) * cell + 0.5, 2.6)
     return _text(side_mm / 2, y, "outside what was read", 1.5, "#e4e8ee")
 
 
@@ -285,15 +295,4 @@ def _text(x: float, y: float, words: str, size: float, colour: str = "#fff", anc
     return (
         f'<text x="{x:g}" y="{y:g}" font-size="{size:g}" text-anchor="{anchor}" fill="{colour}" stroke="#000" '
         f'stroke-opacity="0.55" stroke-width="{size / 5:g}" paint-order="stroke">{escape(words)}</text>'
-    )
-
-
-def _letters(view: str, side_mm: float) -> str:
-    left, right, top, bottom = VIEWS[view].letters
-    middle, unit = side_mm / 2, side_mm / 32
-    return (
-        _text(0.7 * unit, middle + 0.7 * unit, left, 1.9 * unit, anchor="start")
-        + _text(side_mm - 0.7 * unit, middle + 0.7 * unit, right, 1.9 * unit, anchor="end")
-        + _text(middle, 2 * unit, top, 1.9 * unit)
-        + _text(middle, side_mm - 0.7 * unit, bottom, 1.9 * unit)
     )

@@ -30,7 +30,7 @@ def dot_line(
     """
     shown = [*readers, *([] if mean is None else [mean]), *others, *(interval or ())]
     low, high = _ends(target, shown, prediction)
-    margin, base, height = 9.0, 33.0, 47.0
+    margin, base, height = 9.0, 33.0, 52.0
 
     def place(value: float) -> float:
         return margin + (min(max(value, low), high) - low) / (high - low) * (width - 2 * margin)
@@ -49,7 +49,7 @@ def dot_line(
     for tick in _ticks(target, low, high):
         marks.append(f'<path d="M{place(tick):.1f} {base}v4" stroke="var(--line)" stroke-width="1.2"/>')
         marks.append(
-            f'<text x="{place(tick):.1f}" y="{base + 13:g}" font-size="9" text-anchor="middle" '
+            f'<text x="{place(tick):.1f}" y="{base + 17:g}" font-size="14" text-anchor="middle" '
             f'fill="var(--muted)">{tick:g}</text>'
         )
     if mean is not None:

@@ -158,7 +158,7 @@ class Cut:
 
 
 def ct_picture(cut: Cut, image: str, key: str) -> str:
-    """A CT picture: consensus solid, the region any reader marked thin, orientation letters, scale bar, hatching.
+    """A CT picture: consensus solid, the region any reader marked thin, hatching.
 
     Args:
         cut: the view.
@@ -170,11 +170,8 @@ def ct_picture(cut: Cut, image: str, key: str) -> str:
         _hatching(cut.padded, cut.side_mm, key),
         _outline(mask_path(cut.readers > 0, cut.side_mm), ANY_READER, 0.16),
         _outline(mask_path(cut.consensus, cut.side_mm), CONSENSUS, 0.3),
-        _letters(cut.view, cut.side_mm),
-        _scale_bar(cut.side_mm),
-        _small_print(cut.side_mm),
     ]
-    return svg(cut.side_mm, cut.side_mm, layers)
+    return _framed(cut.side_mm, layers, cut.view, words=1.85)
 
 
 def map_picture(
@@ -193,9 +190,8 @@ def map_picture(
         _outline(contour_path(scores, level, side), ABOVE, 0.22),
         _outline(contour_path(-scores, level, side), BELOW, 0.22, "0.8 0.6"),
         _outline(mask_path(cut.consensus, side), CONSENSUS, 0.2),
-        _small_print(side),
     ]
-    return svg(side, side, layers)
+    return _framed(side, layers, cut.view)
 
 
 def map_thumbnail(cut: Cut, scores: Float[np.ndarray, "row column"], limit: float, level: float, key: str) -> str:
@@ -219,16 +215,52 @@ def map_thumbnail(cut: Cut, scores: Float[np.ndarray, "row column"], limit: floa
         _outline(contour_path(scores, level, side), ABOVE, 0.4),
         _outline(contour_path(-scores, level, side), BELOW, 0.4, "1.4 1"),
         _outline(mask_path(cut.consensus, side), CONSENSUS, 0.4),
-        _small_print(side, 1.3),
     ]
-    return svg(side, side, layers)
+    return _framed(side, layers, words=2.6)
 
 
 def outlined_picture(image: str, consensus: Bool[np.ndarray, "row column"], side_mm: float) -> str:
     """A small CT picture with the consensus alone."""
-    return svg(
-        side_mm, side_mm, [image, _outline(mask_path(consensus, side_mm), CONSENSUS, 0.4), _small_print(side_mm, 1.3)]
-    )
+    layers = [image, _outline(mask_path(consensus, side_mm), CONSENSUS, 0.4)]
+    return _framed(side_mm, layers, words=2.6)
+
+
+def _framed(side_mm: float, layers: Sequence[str], view: str = "", words: float = 1.45) -> str:
+    """A picture in a dark frame that bears all words, so that none lies on what is shown.
+
+    Args:
+        side_mm: side of the picture.
+        layers: the picture, the last layer on top.
+        view: whose letters stand around it over a scale bar; empty for neither.
+        words: size of the words below, in 32nds of the side.
+    """
+    unit = side_mm / 32
+    margin, size = 2.2 * unit if view else 0.0, words * unit
+    width, foot = side_mm + 2 * margin, side_mm + 2 * margin
+    tall = foot + 2.5 * size
+    lines = [
+        _text(max(margin, 0.7 * unit), foot + (0.75 + 1.15 * place) * size, line, size, "#e4e8ee", "start")
+        for place, line in enumerate(RESEARCH.split(" - "))
+    ]
+    frame = f'<rect width="{width:g}" height="{tall:g}" fill="#0e1116"/>'
+    picture = f'<g transform="translate({margin:g} {margin:g})">{"".join(layers)}</g>'
+    around = [*_letters(view, side_mm, margin), *_scale_bar(side_mm, margin, foot, size)] if view else []
+    return svg(width, tall, [frame, picture, *around, *lines])
+
+
+def _letters(view: str, side_mm: float, margin: float) -> list[str]:
+    left, right, top, bottom = VIEWS[view].letters
+    middle, far, size = margin + side_mm / 2, 1.5 * margin + side_mm, 0.8 * margin
+    places = ((left, margin / 2, middle), (right, far, middle), (top, middle, margin / 2), (bottom, middle, far))
+    return [_text(x, y + 0.36 * size, letter, size) for letter, x, y in places]
+
+
+def _scale_bar(side_mm: float, margin: float, foot: float, size: float, length_mm: float = 10.0) -> list[str]:
+    """A bar at the picture's lower right, its length above it."""
+    right, y, tick = margin + side_mm, foot + 1.6 * size, 0.3 * size
+    ends = "".join(f"M{x:g} {y - tick:g}v{2 * tick:g}" for x in (right - length_mm, right))
+    bar = _line(f"{ends}M{right - length_mm:g} {y:g}H{right:g}", "#ffffff", round(0.16 * size, 3), "")
+    return [bar, _text(right - length_mm / 2, foot + 0.9 * size, f"{length_mm:g} mm", size)]
 
 
 def svg(width: float, height: float, layers: Sequence[str]) -> str:
@@ -281,8 +313,7 @@ def _hatch_words(padded: Bool[np.ndarray, "row column"], side_mm: float) -> str:
     bands = [band for band in np.split(full, np.flatnonzero(np.diff(full) > 1) + 1) if band.size * cell >= 5]
     if not bands:
         return ""
-    # The uppermost band, because the scale bar lies in the lowest; below the orientation letter.
-    y = max((float(bands[0].mean()) + 0.5) * cell + 0.5, 4.2)
+    y = max((float(bands[0].mean()) + 0.5) * cell + 0.5, 2.6)
     return _text(side_mm / 2, y, "outside what was read", 1.5, "#e4e8ee")
 
 
@@ -291,24 +322,3 @@ def _text(x: float, y: float, words: str, size: float, colour: str = "#fff", anc
         f'<text x="{x:g}" y="{y:g}" font-size="{size:g}" text-anchor="{anchor}" fill="{colour}" stroke="#000" '
         f'stroke-opacity="0.55" stroke-width="{size / 5:g}" paint-order="stroke">{escape(words)}</text>'
     )
-
-
-def _letters(view: str, side_mm: float) -> str:
-    left, right, top, bottom = VIEWS[view].letters
-    middle = side_mm / 2
-    return (
-        _text(0.8, middle + 0.7, left, 1.9, anchor="start")
-        + _text(side_mm - 0.8, middle + 0.7, right, 1.9, anchor="end")
-        + _text(middle, 2.3, top, 1.9)
-        + _text(middle, side_mm - 2.4, bottom, 1.9)
-    )
-
-
-def _scale_bar(side_mm: float, length_mm: float = 10.0) -> str:
-    right, y = side_mm - 1.2, side_mm - 3.2
-    bar = f"M{right - length_mm:g} {y - 0.4:g}v0.8M{right:g} {y - 0.4:g}v0.8M{right - length_mm:g} {y:g}H{right:g}"
-    return _outline(bar, "#ffffff", 0.28) + _text(right - length_mm / 2, y - 0.8, f"{length_mm:g} mm", 1.5)
-
-
-def _small_print(side_mm: float, size: float = 1.2) -> str:
-    return _text(side_mm / 2, side_mm - 0.6, RESEARCH, size, "#e4e8ee")

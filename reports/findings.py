@@ -1,4 +1,4 @@
-"""What raised and lowered one prediction, in sentences that each state their numbers: where the map's scores lie."""
+"""What raised and lowered one prediction, in short sentences that each state their numbers: where the scores lie."""
 
 from dataclasses import dataclass
 
@@ -13,11 +13,13 @@ from reports.figures import Cut
 from reports.words import percent
 
 EDGE_MM = 2.0
-"""Half the width of the band that counts as the edge of the readers' consensus."""
-ZONES = ("inside", "edge", "outside")
-"""Deeper than `EDGE_MM` inside the consensus; closer than that to its outline, on either side; farther outside."""
-BODY_WORDS = {"R": "right", "L": "left", "A": "front", "P": "back", "H": "head", "F": "feet"}
-"""The side of the patient that a letter stands for."""
+"""Half the width of the band that counts as the rim of the readers' consensus."""
+ZONES = ("core", "rim", "outside")
+"""Deeper than `EDGE_MM` inside the consensus; closer than that to its outline, on either side; farther out."""
+BODY_WORDS = {"R": "right", "L": "left", "A": "anterior", "P": "posterior", "H": "superior", "F": "inferior"}
+"""Where from the centre the side of the patient lies that a letter stands for."""
+LEAST_TOLD = 0.005
+"""A share of the score on what was not read below which no sentence tells it."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +131,24 @@ def _shares(weights: Float[np.ndarray, " pixel"], zone: Int[np.ndarray, " pixel"
     return {name: value / total if total else 0.0 for name, value in sums.items()}
 
 
+def zone_words(area: dict[str, float], views: int) -> str:
+    """What the zones are and how large: what all maps of a nodule share.
+
+    Args:
+        area: share of what was read, by zone (`Finding.area`).
+        views: number of views that shares are pooled over.
+    """
+    sizes = {zone: percent(area.get(zone, 0.0)) for zone in ZONES}
+    pooled = f", pooled over {views} views" if views > 1 else ""
+    return (
+        f"Core: deeper than {EDGE_MM:g}\u00a0mm inside the readers' consensus ({sizes['core']} of the area read{pooled}); "
+        f"rim: within {EDGE_MM:g}\u00a0mm of its outline ({sizes['rim']}); outside: farther out ({sizes['outside']}). A "
+        f"map that prefers no place has its scores in these shares."
+    )
+
+
 def sentences(target: Target, finding: Finding | None, views: int) -> list[str]:
-    """Two to four sentences about a map.
+    """One to four short sentences about a map; `zone_words` says what they take for granted.
 
     Args:
         target: what the map explains.
@@ -140,46 +158,28 @@ def sentences(target: Target, finding: Finding | None, views: int) -> list[str]:
     name = target.title.lower()
     if finding is None:
         return [f"The map of {name} has no score on what was read."]
-    lowering = percent(1 - finding.raising)
-    pooled = f" (pooled over {views} views)" if views > 1 else ""
-    told = [f"{percent(finding.raising)} of the map's score raises the predicted {name}, {lowering} lowers it{pooled}."]
+    told = []
     if finding.raising > 0:
-        area = _listed([percent(share) for share in finding.area.values()])
-        told.append(f"What raises it lies {_parts(finding.positive)} (by area alone {area}).")
+        told.append(f"{percent(finding.raising)} of the score raises {name}: {_listed(finding.positive)}.")
     if finding.raising < 1:
-        told.append(f"What lowers it lies {_parts(finding.negative)}.")
-    told.append(_strongest(finding.strongest))
+        lowers = "lowers it" if told else f"of the score lowers {name}"
+        told.append(f"{percent(1 - finding.raising)} {lowers}: {_listed(finding.negative)}.")
+    told.append(_strongest(finding.strongest, views))
+    if finding.unread >= LEAST_TOLD:
+        told.append(f"{percent(finding.unread)} of all score, on mirrored tissue, is left out above.")
     return told
 
 
-PLACES = {
-    "inside": "in the consensus' core",
-    "edge": f"within {EDGE_MM:g} mm of its edge",
-    "outside": "farther outside",
-}
+PLACES = {"core": "in the core", "rim": "at the rim", "outside": "outside"}
 
 
-def _parts(shares: dict[str, float]) -> str:
-    return _listed([f"{percent(share)} {PLACES[zone]}" for zone, share in shares.items()])
+def _listed(shares: dict[str, float]) -> str:
+    return ", ".join(f"{percent(share)} {PLACES[zone]}" for zone, share in shares.items())
 
 
-def _listed(words: list[str]) -> str:
-    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
-
-
-TOKEN_PLACES = {
-    "inside": "in the consensus' core",
-    "edge": f"within {EDGE_MM:g} mm of the consensus' edge",
-    "outside": f"more than {EDGE_MM:g} mm outside the consensus",
-    "unread": "where nothing was read and the model saw mirrored tissue",
-}
-
-
-def _strongest(token: Token) -> str:
-    steps = " and ".join(f"{mm:.0f} mm towards the {BODY_WORDS[letter]}" for letter, mm in token.away)
-    place = f"{steps} of the crop's centre" if steps else "at the crop's centre"
-    effect = "raises" if token.score > 0 else "lowers"
-    return (
-        f"The strongest token ({signed(token.score)}) {effect} it: {VIEWS[token.view].title.lower()} view, {place}, "
-        f"{TOKEN_PLACES[token.zone]}."
-    )
+def _strongest(token: Token, views: int) -> str:
+    steps = " and ".join(f"{mm:.0f}\u00a0mm {BODY_WORDS[letter]}" for letter, mm in token.away)
+    where = f"{steps} of the centre" if steps else "at the centre"
+    place = PLACES.get(token.zone, "on mirrored tissue")
+    view = f" in the {VIEWS[token.view].title.lower()} view" if views > 1 else ""
+    return f"Strongest token: {signed(token.score)}, {place}, {where}{view}."

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=kept,
     )
     made.filters["told"] = told
     made.filters["drawing"] = Markup  # only for SVG text from `reports.figures`, which escapes its words
@@ -30,9 +32,17 @@ def environment() -> Environment:
     return made
 
 
+INTERVAL = re.compile(r"\(([−+]?[\d.]+) to ([−+]?[\d.]+)\)")
+
+
+def kept(value: Any) -> Any:
+    """Plain text whose intervals, `(0.83 to 0.89)`, no line end can part; anything else as it is."""
+    return INTERVAL.sub("(\\1\u00a0to\u00a0\\2)", value) if type(value) is str and " to " in value else value
+
+
 def told(sentence: str) -> Markup:
     """A sentence with what stands between backticks as code."""
-    parts = [escape(part) for part in sentence.split("`")]
+    parts = [escape(part) for part in kept(sentence).split("`")]
     whole = len(parts) % 2
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if place % 2 and whole else part for place, part in enumerate(parts)

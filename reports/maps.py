@@ -14,7 +14,7 @@ from reports import charts, figures, findings
 from reports.context import Case, Run, targets_of, title_of
 from reports.material import Material, Pictures
 from reports.scales import SCALE_PERCENTILE
-from reports.words import Strongest, map_command, number, percent, plain, score_words, with_word
+from reports.words import Strongest, map_command, number, plain, score_words, with_word
 
 CONTOUR_SHARE = 0.5
 """Level of the contour lines as a share of the scale's limit."""
@@ -31,6 +31,7 @@ def map_section(material: Material, index: int, pictures: Pictures) -> dict[str,
     run, case, maps = material.runs[index], material.cases[index], material.maps[index]
     title = title_of(run)
     section: dict[str, Any] = {"title": title, "method": run.method, "panels": [], "missing": "", "notes": []}
+    section["zones"] = ""
     if case is None:
         section["missing"] = f"The second run ({title}) has no prediction of this nodule."
     elif maps is None or case.fold not in run.limits:
@@ -39,6 +40,7 @@ def map_section(material: Material, index: int, pictures: Pictures) -> dict[str,
         )
     else:
         section["panels"] = _panels(material, index, maps, pictures)
+        section["zones"] = next((panel["zones"] for panel in section["panels"] if panel["zones"]), "")
         section["scale"] = _scale(index, [panel["limit_value"] for panel in section["panels"]])
         section["notes"] = _map_notes(run, case, maps, material)
     return section
@@ -69,7 +71,7 @@ def _map_notes(run: Run, case: Case, maps: Maps, material: Material) -> list[str
         f"One scale per target for all {run.mapped[fold]} nodules of this model (fold {fold}): the limit printed at a "
         f"map is the {SCALE_PERCENTILE:g}th percentile of |score|; larger scores keep the full colour. Lines: solid at "
         f"plus, dashed at minus half the limit. Yellow: the readers' consensus.",
-        f"The map has {rows} × {columns} tokens of {material.side_mm / rows:.3g} mm; "
+        f"A token is a square of {material.side_mm / rows:.3g} mm, of which a map has {rows} × {columns}; "
         "colours are interpolated between their centres.",
         *run.shown,
     ]
@@ -111,10 +113,13 @@ def _panels(material: Material, index: int, maps: Maps, pictures: Pictures) -> l
                 "limit": f"±{number(limit)}",
                 "limit_value": limit,
                 "findings": findings.sentences(target, found, len(views)),
+                "zones": findings.zone_words(found.area, len(views)) if found else "",
                 "prediction": _panel_words(target, case.predicted.get(target.key)),
+                "answer": with_word(target, case.predicted.get(target.key))["number"],
+                "word": _answer_word(target, case.predicted.get(target.key)),
+                "orange": f"Orange: {target.raises.split(' (')[0]}.",
                 "raises": f"Orange: {target.raises.split(' (')[0]}. Scores {span}"
                 + (f" over {len(views)} views." if len(views) > 1 else "."),
-                "mass": _mass_words(case, target),
             }
         )
     return panels
@@ -123,6 +128,12 @@ def _panels(material: Material, index: int, maps: Maps, pictures: Pictures) -> l
 def _panel_words(target: Target, prediction: float | None) -> str:
     words = with_word(target, prediction)
     return words["number"] if target.kind == "probability" else plain(words)
+
+
+def _answer_word(target: Target, prediction: float | None) -> str:
+    """A prediction's word as a sentence; empty where its scale has none."""
+    word = "reader-assessed likelihood" if target.kind == "probability" else with_word(target, prediction)["word"]
+    return f"{word[:1].upper()}{word[1:]}. " if word else ""
 
 
 def _map(
@@ -150,14 +161,6 @@ def _span(scores: Float32[np.ndarray, "..."], limit: float) -> str:
     digits = 1 - math.floor(math.log10(limit))
     low, high = (charts.signed(round(float(score), digits)) for score in (scores.min(), scores.max()))
     return f"{low} to {high}"
-
-
-def _mass_words(case: Case, target: Target) -> str:
-    if target.key not in case.mass:
-        return ""
-    mass, chance = case.mass[target.key]
-    beside = "" if chance is None else f" (chance {percent(chance)})"
-    return f"Inside the consensus: {percent(mass)} of what raises it{beside}"
 
 
 def strongest_score(material: Material) -> Strongest | None:

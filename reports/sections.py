@@ -179,8 +179,8 @@ def _interval_words(target: Target, case: Case) -> str:
     if target.kind == "probability":
         return "" if case.calibrated.labels is None else LABEL_WORDS[case.calibrated.labels]
     interval = case.calibrated.intervals.get(target.key)
-    unit = f" {target.unit}" if target.unit else ""
-    return f"{interval[0]:.1f} to {interval[1]:.1f}{unit}" if interval else ""
+    unit = f"\u00a0{target.unit}" if target.unit else ""
+    return f"{interval[0]:.1f}\u00a0to\u00a0{interval[1]:.1f}{unit}" if interval else ""
 
 
 def _interval_notes(material: Material) -> list[str]:

@@ -92,6 +92,10 @@ PLACES: dict[str, str] = {
 """Where a score can lie; `{readers}` is `consensus_words`."""
 
 
+MUCH_UNREAD = 0.1
+"""Share of the cube that was not read from which the first sentences of a report tell it."""
+
+
 def consensus_words(level: float) -> str:
     """Whose voxels make the consensus, by the share of the readers that one needs."""
     return "at least half of the readers" if level == 0.5 else f"at least {percent(level)} of the readers"
@@ -169,12 +173,13 @@ def map_command(run: Run) -> str:
 
 
 def lead_sentences(pairs: Sequence[tuple[Run, Case]], strongest: Strongest | None) -> list[str]:
-    """Two to four sentences: malignancy, the biomarker that is furthest from the readers, where relevance lies.
+    """Two to five sentences: malignancy, how much was not read, the biomarker that is furthest off, where scores lie.
 
     What every result must say of a run (`Run.shown`) follows them.
     """
     sentences = [
         *(_malignancy(case) for _, case in pairs if "malignancy" in case.predicted),
+        _unread(pairs[0][1]) if pairs else "",
         _furthest(pairs),
         _relevance(pairs),
     ]
@@ -183,7 +188,7 @@ def lead_sentences(pairs: Sequence[tuple[Run, Case]], strongest: Strongest | Non
         score = f"{strongest.score:+.3g}".replace("-", "−")
         place = PLACES[strongest.place].format(readers=consensus_words(pairs[0][0].consensus_level))
         sentences.append(
-            f"Each map on its own scale, the strongest score {effect} the predicted "
+            f"The strongest score of all maps, each on its own scale, {effect} the predicted "
             f"{strongest.target.title.lower()} ({score}, {strongest.view.lower()} view) and {place}."
         )
     sentences += dict.fromkeys(sentence for run, _ in pairs for sentence in run.shown)
@@ -205,6 +210,17 @@ def _malignancy(case: Case) -> str:
     return f"{sentence}; the readers' median is {case.malignancy:g} ({word}){spread}."
 
 
+def _unread(case: Case) -> str:
+    """What a reader must know before any map where much of the cube was not read; empty where little was not."""
+    share = 0.0 if case.record is None else case.record.padded_share
+    if share < MUCH_UNREAD:
+        return ""
+    return (
+        f"{percent(share)} of the cube was not read (hatched): the model saw mirrored tissue there, and what a map shows "
+        f"on it is no finding."
+    )
+
+
 def _furthest(pairs: Sequence[tuple[Run, Case]]) -> str:
     distances = [
         (abs(case.predicted[target.key] - case.true[target.key]) / run.spread[target.key], target, case)
@@ -221,11 +237,11 @@ def _furthest(pairs: Sequence[tuple[Run, Case]]) -> str:
     prediction, mean = case.predicted[target.key], case.true[target.key]
     near = sum(distance <= 0.5 for distance, _, _ in distances)
     side = "above" if prediction > mean else "below"
-    values = f"{_value(target, prediction)} against a mean of {_value(target, mean)}"
+    values = f"predicted {_value(target, prediction)} against the readers' mean {_value(target, mean)}"
     return (
-        f"{target.title} is furthest from the readers: predicted {values}, {far:.1f} standard deviations of the cohort "
-        f"{side} it{_range_words(target, case, prediction)}; {near} of {len(distances)} biomarkers lie within half a "
-        f"standard deviation of the readers' mean."
+        f"{target.title} is furthest off: {values}, {far:.1f} SD of the cohort {side}"
+        f"{_range_words(target, case, prediction)}; {near} of {len(distances)} biomarkers lie within half an SD of the "
+        f"readers' mean."
     )
 
 
@@ -246,16 +262,17 @@ def _relevance(pairs: Sequence[tuple[Run, Case]]) -> str:
     masses = [(mass, chance, TARGETS[key]) for _, case in pairs for key, (mass, chance) in case.mass.items()]
     if not masses:
         return ""
-    mass, chance, target = max(masses, key=lambda entry: entry[0])
-    beside = "" if chance is None else f", where {percent(chance)} would be chance"
+    (least, _, lowest), (most, chance, highest) = (pick(masses, key=lambda entry: entry[0]) for pick in (min, max))
+    beside = "" if chance is None else f"; {percent(chance)} would be chance"
     if len(masses) == 1:
-        named = f"the predicted {target.title.lower()}"
-        shown = f"{percent(mass)} of what raises {named} lies inside the readers' consensus{beside}."
+        named = f"the predicted {highest.title.lower()}"
+        shown = f"{percent(most)} of what raises {named} lies on the nodule (inside the readers' consensus){beside}."
         return shown[:1].upper() + shown[1:]
     middle = percent(statistics.median(entry[0] for entry in masses))
     return (
-        f"Of the {len(masses)} maps with positive scores, that of {target.title.lower()} has the largest share of what "
-        f"raises it inside the readers' consensus: {percent(mass)}{beside}; the median over the maps is {middle}."
+        f"Of what raises a prediction, {middle} lies on the nodule (inside the readers' consensus) in the median of "
+        f"{len(masses)} maps, from {percent(least)} ({lowest.title.lower()}) to {percent(most)} "
+        f"({highest.title.lower()}){beside}."
     )
 
 

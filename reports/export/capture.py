@@ -14,7 +14,6 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian
 
-from lidc_cdam.geometry import VIEWS
 from reports import pdf
 from reports.export.objects import BODY_PART, Identity, describe
 from reports.export.source import person_name
@@ -61,7 +60,7 @@ def pictures(subject: Subject) -> list[dict[str, Any]]:
     content = document(subject.material)
     flat = pdf.stand_alone({"ct": content["ct"], "runs": content["runs"]}, content["shared"])
     outlines = f"Yellow: {content['consensus']} (consensus). Light blue: any reader."
-    first = [_picture(panel, "", outlines, content) | {"letters": None} for panel in flat["ct"][:1]]
+    first = [_picture(panel, "", outlines, content) for panel in flat["ct"][:1]]
     maps = [
         _picture(panel, panel["prediction"], _map_note(run, panel), content)
         for run in flat["runs"]
@@ -80,7 +79,6 @@ def _picture(panel: dict[str, Any], value: str, note: str, content: dict[str, An
         "title": panel["title"],
         "value": value,
         "note": note,
-        "letters": VIEWS["axial"].letters,
         "research": content["research"],
     }
 

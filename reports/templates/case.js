@@ -87,7 +87,6 @@ function drawView(canvas, size, { view, depth, target, method, small }) {
   paint(context, size, cut, { low: state.low, high: state.high, map, raises, lowers, dimmed: given.dimmed });
   if (map && state.opacity) signLines(context, size, map, given.contour * map.limit, given.colours);
   outline(context, size, cut, outlineLevels(small && state.outlines === "each" ? "both" : state.outlines), given.colours);
-  annotate(context, size, views.get(view), given.side * given.spacing, given.research);
   if (state.probe && state.probe.view === view && state.probe.depth === depth) {
     cross(context, size, state.probe.row, state.probe.column, given.side);
   }
@@ -124,6 +123,10 @@ function renderPane(pane) {
   canvas.setAttribute("aria-valuenow", content.depth + 1);
   canvas.setAttribute("aria-valuetext", describe(content));
   pane.querySelector("figcaption").textContent = caption(content);
+  pane.querySelector(".note").textContent = content.small && state.map && !mapOn(content.target, content.method, content.view, content.depth) ? "no map" : "";
+  const { letters } = views.get(content.view);
+  ["left", "right", "top", "bottom"].forEach((edge, place) => (pane.querySelector(`.edge.${edge}`).textContent = letters[place]));
+  pane.querySelector(".ruler").style.width = `${(canvas.clientWidth * 10) / (given.side * given.spacing)}px`;
 }
 
 // Whether and which map a pane shows, in words.
@@ -136,7 +139,7 @@ function mapWords({ view, depth, target, method }) {
 function caption(content) {
   const { view, depth, target, method, small } = content;
   const slice = `${views.get(view).title} ${depth + 1}/${given.side}`;
-  if (small) return state.map && !mapOn(target, method, view, depth) ? `${slice} \u00b7 no map` : slice;
+  if (small) return slice;
   const map = state.compare && state.map && mapOn(target, method, view, depth);
   return `${slice} \u00b7 ${mapWords(content)}${map ? ` \u00b7 \u00b1${signed(map.limit).slice(1)}` : ""}`;
 }
@@ -379,12 +382,12 @@ function pageKey(event) {
 
 // ---- Pictures to keep
 
-// The panes side by side at a fixed size, with what a picture must say of itself below them.
+// The panes side by side at a fixed size, with what a picture must say of itself around and below them.
 function composed() {
-  const size = 720;
+  const [size, margin, line] = [720, 26, 26];
+  const inner = size - 2 * margin;
   const shown = panes().filter((pane) => !pane.hidden && !contentOf(pane).small).map(contentOf);
   const canvas = document.createElement("canvas");
-  const line = 26;
   canvas.width = size * shown.length;
   canvas.height = size + 5 * line;
   const context = canvas.getContext("2d");
@@ -392,10 +395,14 @@ function composed() {
   context.fillRect(0, 0, canvas.width, canvas.height);
   shown.forEach((content, place) => {
     const part = document.createElement("canvas");
-    drawView(part, size, content);
-    context.drawImage(part, place * size, 0);
+    drawView(part, inner, content);
+    const left = place * size + margin;
+    context.drawImage(part, left, margin);
+    surround(context, left, margin, inner, margin, views.get(content.view), given.side * given.spacing);
     pictureWords(context, content, place * size + 14, size, line);
   });
+  context.textAlign = "left";
+  context.textBaseline = "alphabetic";
   context.fillStyle = "#ffd98f";
   context.font = face(17, 700);
   context.fillText(`${given.research}${given.synthetic ? "  \u00b7  Synthetic phantom" : ""}`, 14, size + 4.4 * line);

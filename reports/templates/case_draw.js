@@ -69,34 +69,30 @@ function stroke(context, size, lines, colour, width, dashes = []) {
 
 const face = (pixels, weight = 600) => `${weight} ${pixels.toFixed(1)}px "DejaVu Sans", Verdana, sans-serif`;
 
-function write(context, size, text, x, y, height, align = "center", colour = "#fff") {
-  context.font = face(height * size);
-  context.textAlign = align;
-  context.textBaseline = "middle";
-  context.lineJoin = "round";
-  context.strokeStyle = "rgba(0,0,0,0.65)";
-  context.lineWidth = Math.max(2, (height * size) / 4);
-  context.strokeText(text, x * size, y * size);
-  context.fillStyle = colour;
-  context.fillText(text, x * size, y * size);
-}
-
-// Letters of the patient's sides, a scale bar, and what every picture must say.
-function annotate(context, size, view, sideMm, research) {
+// Around a picture that is kept: letters of the patient's sides in the margin, and below it a scale bar.
+function surround(context, x, y, size, margin, view, sideMm) {
   const [left, right, top, bottom] = view.letters;
-  const high = Math.max(0.036, 12 / size);
-  write(context, size, left, 0.025, 0.5, high, "left");
-  write(context, size, right, 0.975, 0.5, high, "right");
-  write(context, size, top, 0.5, Math.max(0.05, (36 * devicePixelRatio) / size), high);
-  write(context, size, bottom, 0.5, 0.9, high);
-  const length = 10 / sideMm;
-  const [from, to, y] = [0.965 - length, 0.965, 0.9];
-  stroke(context, size, [[[from, y], [to, y]], [[from, y - 0.012], [from, y + 0.012]], [[to, y - 0.012], [to, y + 0.012]]], "#fff", 0.005);
-  write(context, size, "10 mm", (from + to) / 2, y - 0.035, high * 0.8);
-  const height = Math.max(0.026, 9 / size);
-  context.font = face(height * size);
-  const fits = Math.min(1, (0.96 * size) / context.measureText(research).width);
-  write(context, size, research, 0.5, 0.968, height * fits, "center", "#e4e8ee");
+  const [middle, half, far] = [size / 2, margin / 2, size + margin / 2];
+  const places = [[left, -half, middle], [right, far, middle], [top, middle, -half], [bottom, middle, far]];
+  const length = (10 / sideMm) * size;
+  const from = x + size - length;
+  context.fillStyle = context.strokeStyle = "#fff";
+  context.font = face(0.62 * margin, 700);
+  context.textBaseline = "middle";
+  context.textAlign = "center";
+  for (const [letter, across, down] of places) context.fillText(letter, x + across, y + down + 1);
+  context.font = face(0.54 * margin);
+  context.textAlign = "right";
+  context.fillText("10 mm", from - 8, y + far);
+  context.lineWidth = 2;
+  context.beginPath();
+  for (const end of [from, from + length]) {
+    context.moveTo(end, y + far - 5);
+    context.lineTo(end, y + far + 5);
+  }
+  context.moveTo(from, y + far);
+  context.lineTo(from + length, y + far);
+  context.stroke();
 }
 
 // The readers' outlines: the consensus thick and solid, others thin.

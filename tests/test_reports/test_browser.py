@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pypdfium2
 import pytest
 from PIL import Image
 from test_reports import world
 
 from lidc_cdam import artifacts, crop_files
 from lidc_cdam.artifacts import Maps
-from lidc_cdam.geometry import take_view
+from lidc_cdam.geometry import VIEWS, take_view
 from lidc_cdam.map_files import Volume, volume_folder, write_volume
 from reports import figures, html
 from reports.context import SHOWN, open_run
@@ -103,6 +104,7 @@ class Page:
 
     def point(self, row: int, column: int, role: str = "first") -> None:
         """Move the mouse to the middle of a voxel."""
+        self.canvas(role).scroll_into_view_if_needed()
         box = self.canvas(role).bounding_box()
         step = box["width"] / world.SIDE
         self.page.mouse.move(box["x"] + (column + 0.5) * step, box["y"] + (row + 0.5) * step)
@@ -472,11 +474,43 @@ def test_it_prints_the_still_pictures_and_not_the_viewer(shown, tmp_path):
     shown.page.emulate_media(media="print")
     assert shown.page.locator("#viewer").is_hidden()
     assert shown.page.locator("section.still svg").first.is_visible()
-    assert shown.page.locator(".running").is_visible()
-    printed = shown.page.pdf(format="A4")
-    pages = printed.count(b"/Type /Page\n") + printed.count(b"/Type/Page\n") + printed.count(b"/Type /Page ")
-    assert printed.startswith(b"%PDF")
-    assert pages <= 9
+    opened = pypdfium2.PdfDocument(shown.page.pdf(format="A4"))
+    texts = [" ".join(page.get_textpage().get_text_range().split()) for page in opened]
+    opened.close()
+    assert len(texts) <= 6  # of two runs with three views; one run takes four
+    # the style's margin box bears the words of every page, and no page is an orphan
+    assert all(f"{figures.RESEARCH} " in f"{text} " for text in texts)
+    assert min(map(len, texts)) > 300
+
+
+@pytest.mark.parametrize("view", ["axial", "coronal", "sagittal"])
+def test_letters_the_bar_and_the_words_stand_beside_the_picture(shown, view):
+    shown.page.locator(f"#view button[data-value={view}]").click()
+    shown.settle()
+    for role in ("first", "upper", "lower"):
+        pane = shown.page.locator(f".pane[data-role={role}]")
+        image = shown.canvas(role).bounding_box()
+        shown_view = shown.caption(role).split(" ")[0].lower()
+        letters = [pane.locator(f".edge.{edge}").inner_text() for edge in ("left", "right", "top", "bottom")]
+        assert tuple(letters) == VIEWS[shown_view].letters
+        assert pane.locator(".plea").inner_text() == figures.RESEARCH
+        assert pane.locator(".ruler").bounding_box()["width"] == pytest.approx(
+            image["width"] * 10 / world.SIDE, abs=0.6
+        )
+        for name in (
+            ".edge.left",
+            ".edge.right",
+            ".edge.top",
+            ".edge.bottom",
+            ".ruler",
+            ".plea",
+            "figcaption",
+            ".note",
+        ):
+            box = pane.locator(name).bounding_box()
+            beside = box["x"] + box["width"] <= image["x"] + 1 or box["x"] >= image["x"] + image["width"] - 1
+            over_or_under = box["y"] + box["height"] <= image["y"] + 1 or box["y"] >= image["y"] + image["height"] - 1
+            assert beside or over_or_under, name
 
 
 @pytest.mark.parametrize("width", [390, 1920])

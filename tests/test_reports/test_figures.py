@@ -97,8 +97,28 @@ def test_what_was_not_read_is_hatched_and_named():
 
 def test_every_picture_says_research_use_only():
     scores = np.zeros((4, 4), dtype=np.float32)
-    assert figures.RESEARCH in figures.ct_picture(cut(), "", "a")
-    assert figures.RESEARCH in figures.map_picture(cut(), "", scores, 1.0, 0.5, "a")
+    pictures = [
+        figures.ct_picture(cut(), "", "a"),
+        figures.map_picture(cut(), "", scores, 1.0, 0.5, "a"),
+        figures.outlined_picture("", cut().consensus, float(SIDE)),
+    ]
+    for svg in pictures:
+        assert " - ".join(re.findall(r">([^<>]+)</text>", svg)[-2:]) == figures.RESEARCH
+
+
+def test_no_words_and_no_scale_bar_lie_on_the_picture():
+    svg = figures.ct_picture(cut(view="coronal"), "", "a")
+    corner = float(re.findall(r"translate\(([\d.]+) ", svg)[0])
+    placed = {
+        words: (float(x), float(y))
+        for x, y, words in re.findall(r'<text x="([\d.]+)" y="([\d.]+)".*?>(.+?)</text>', svg)
+    }
+    assert {"R", "L", "H", "F", "10 mm"} < set(placed)
+    for x, y in placed.values():
+        assert not (corner < x < corner + SIDE and corner < y < corner + SIDE)
+    (bar,) = re.findall(r"M([\d.]+) ([\d.]+)H([\d.]+)", svg)
+    assert float(bar[2]) - float(bar[0]) == pytest.approx(10)
+    assert float(bar[1]) > corner + SIDE
 
 
 def test_plus_is_a_solid_line_and_minus_a_dashed_one():

@@ -33,8 +33,8 @@ def test_shares_are_of_the_scores_that_were_read():
     scores[0, 8, 8], scores[0, 2, 2], scores[0, 8, 4] = 3.0, 1.0, -2.0
     found = findings.find([cut()], scores)
     assert found.raising == pytest.approx(4 / 6)
-    assert found.positive == pytest.approx({"inside": 0.75, "edge": 0, "outside": 0.25})
-    assert found.negative == pytest.approx({"inside": 0, "edge": 1, "outside": 0})
+    assert found.positive == pytest.approx({"core": 0.75, "rim": 0, "outside": 0.25})
+    assert found.negative == pytest.approx({"core": 0, "rim": 1, "outside": 0})
     assert found.unread == 0
     assert sum(found.area.values()) == pytest.approx(1)
     scores[0, 0, 0] = 6.0
@@ -63,13 +63,38 @@ def test_sentences_state_their_numbers():
     scores = np.zeros((1, 16, 16), np.float32)
     scores[0, 8, 8], scores[0, 2, 2], scores[0, 8, 4] = 3.0, 1.0, -2.0
     told = findings.sentences(TARGETS["spiculation"], findings.find([cut()], scores), 1)
-    assert 2 <= len(told) <= 4
-    assert told[0] == "67\u00a0% of the map's score raises the predicted spiculation, 33\u00a0% lowers it."
-    assert "75\u00a0% in the consensus' core, 0\u00a0% within 2 mm of its edge and 25\u00a0% farther outside" in told[1]
-    assert told[3] == (
-        "The strongest token (+3) raises it: axial view, 1 mm towards the left and 1 mm towards the back of the crop's "
-        "centre, in the consensus' core."
+    assert told == [
+        "67\u00a0% of the score raises spiculation: 75\u00a0% in the core, 0\u00a0% at the rim, 25\u00a0% outside.",
+        "33\u00a0% lowers it: 0\u00a0% in the core, 100\u00a0% at the rim, 0\u00a0% outside.",
+        "Strongest token: +3, in the core, 1\u00a0mm left and 1\u00a0mm posterior of the centre.",
+    ]
+
+
+def test_what_lies_on_mirrored_tissue_is_told_and_left_out():
+    scores = np.zeros((1, 16, 16), np.float32)
+    scores[0, 8, 8], scores[0, 0, 0] = 1.0, -3.0
+    told = findings.sentences(TARGETS["margin"], findings.find([cut(padded=True)], scores), 3)
+    assert told == [
+        "100\u00a0% of the score raises margin: 100\u00a0% in the core, 0\u00a0% at the rim, 0\u00a0% outside.",
+        "Strongest token: −3, on mirrored tissue, 15\u00a0mm right and 15\u00a0mm anterior of the centre in the axial view.",
+        "75\u00a0% of all score, on mirrored tissue, is left out above.",
+    ]
+
+
+def test_what_only_lowers_names_its_target():
+    told = findings.sentences(TARGETS["margin"], findings.find([cut()], np.full((1, 16, 16), -1, np.float32)), 1)
+    assert told[0].startswith("100\u00a0% of the score lowers margin: 14\u00a0% in the core")
+
+
+def test_the_zones_are_told_with_their_areas():
+    found = findings.find([cut()], np.ones((1, 16, 16), np.float32))
+    assert found.positive == pytest.approx(found.area)
+    assert findings.zone_words(found.area, 1) == (
+        "Core: deeper than 2\u00a0mm inside the readers' consensus (14\u00a0% of the area read); rim: within 2\u00a0mm of "
+        f"its outline ({found.area['rim'] * 100:.0f}\u00a0%); outside: farther out "
+        f"({found.area['outside'] * 100:.0f}\u00a0%). A map that prefers no place has its scores in these shares."
     )
+    assert "of the area read, pooled over 3 views)" in findings.zone_words(found.area, 3)
 
 
 def test_a_blank_map_and_a_nodule_without_consensus_are_told():
@@ -79,4 +104,5 @@ def test_a_blank_map_and_a_nodule_without_consensus_are_told():
     none = dataclasses.replace(cut(), consensus=np.zeros((SIDE, SIDE), bool))
     found = findings.find([none], blank + 1)
     assert found.positive == {"outside": 1.0}
-    assert "100\u00a0% farther outside (by area alone 100\u00a0%)" in findings.sentences(TARGETS["margin"], found, 1)[1]
+    assert "raises margin: 100\u00a0% outside." in findings.sentences(TARGETS["margin"], found, 1)[0]
+    assert "(0\u00a0% of the area read)" in findings.zone_words(found.area, 1)

@@ -77,11 +77,11 @@ def test_the_page_has_every_part_with_its_figures(whole):
     sections = re.findall(r'<h2 id="([\w-]+)">', page)
     parts = ["performance", "subgroups", "explainers", "cohort", "splits", "training", "card"]
     assert sections == ["in-short", *parts, *(each.key for each in CHECKLISTS), "provenance", "cite"]
-    assert "0.610 (0.560 to 0.660)" in page
-    assert "0.930 (0.880 to 0.980)" in page
-    assert "AUC minus that of the readers' mean diameter: −0.060 (−0.110 to −0.010)." in page
-    assert "0.40 (0.35 to 0.45); chance 0.10" in page
-    assert "+6.5 (+6.5 to +6.5)" in page or "+6.5 (+6.4 to +6.5)" in page
+    assert "0.610 (0.560\u00a0to\u00a00.660)" in page
+    assert "0.930 (0.880\u00a0to\u00a00.980)" in page
+    assert "AUC minus that of the readers' mean diameter: −0.060 (−0.110\u00a0to\u00a0−0.010)." in page
+    assert "0.40 (0.35\u00a0to\u00a00.45); chance 0.10" in page
+    assert "+6.5 (+6.5\u00a0to\u00a0+6.5)" in page or "+6.5 (+6.4\u00a0to\u00a0+6.5)" in page
     assert "No test nodule shares its patient with a training or validation nodule of its fold." in page
     assert page.count("data:image/svg+xml;base64,") == 5
     assert page.count("<details>") == 1

@@ -25,9 +25,8 @@ def run(made) -> Run:
 def test_the_biomarker_that_is_furthest_is_named_with_its_numbers(run):
     (sentence,) = words.lead_sentences([(run, CASE)], None)
     assert sentence == (
-        "Margin is furthest from the readers: predicted 4.9 (sharp) against a mean of 3.0 (medium margin), "
-        "3.8 standard deviations of the cohort above it and outside the readers' own range; 1 of 2 biomarkers lie "
-        "within half a standard deviation of the readers' mean."
+        "Margin is furthest off: predicted 4.9 (sharp) against the readers' mean 3.0 (medium margin), 3.8 SD of the "
+        "cohort above and outside the readers' own range; 1 of 2 biomarkers lie within half an SD of the readers' mean."
     )
 
 
@@ -45,17 +44,25 @@ def test_relevance_is_shown_beside_chance(run):
     case = dataclasses.replace(CASE, measures={"margin": mass(0.4, 0.1), "diameter": mass(0.7, 0.1)})
     sentence = words.lead_sentences([(run, case)], None)[1]
     assert sentence == (
-        "Of the 2 maps with positive scores, that of diameter has the largest share of what raises it inside the "
-        "readers' consensus: 70\u00a0%, where 10\u00a0% would be chance; the median over the maps is 55\u00a0%."
+        "Of what raises a prediction, 55\u00a0% lies on the nodule (inside the readers' consensus) in the median of 2 "
+        "maps, from 40\u00a0% (margin) to 70\u00a0% (diameter); 10\u00a0% would be chance."
     )
 
 
 def test_one_map_below_chance_is_not_told_as_the_best_of_several(run):
     case = dataclasses.replace(CASE, measures={"diameter": mass(0.08, 0.18)})
     assert words.lead_sentences([(run, case)], None)[1] == (
-        "8\u00a0% of what raises the predicted diameter lies inside the readers' consensus, where 18\u00a0% would be "
-        "chance."
+        "8\u00a0% of what raises the predicted diameter lies on the nodule (inside the readers' consensus); 18\u00a0% "
+        "would be chance."
     )
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.53, True), (0.1, True), (0.09, False), (0.0, False)])
+def test_a_large_share_that_was_not_read_is_told_before_any_map(run, share, told):
+    case = dataclasses.replace(CASE, record=NoduleRecord("n", "pack", "scan", share, 0.7, 2.5, ()))
+    sentence = words.lead_sentences([(run, case)], None)[0]
+    expected = f"{share * 100:.0f}\u00a0% of the cube was not read (hatched): the model saw mirrored tissue there, and "
+    assert sentence.startswith(expected) == told
 
 
 @pytest.mark.parametrize(
@@ -69,7 +76,7 @@ def test_one_map_below_chance_is_not_told_as_the_best_of_several(run):
 def test_the_strongest_score_says_where_it_lies(run, score, place, text):
     strongest = words.Strongest(TARGETS["margin"], score, "Sagittal", place)
     sentence = words.lead_sentences([(run, CASE)], strongest)[-1]
-    assert sentence.startswith(f"Each map on its own scale, the strongest score {text}")
+    assert sentence.startswith(f"The strongest score of all maps, each on its own scale, {text}")
 
 
 def test_a_control_is_not_told_as_an_explanation():

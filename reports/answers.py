@@ -93,7 +93,9 @@ def together(runs: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
         known = {title: answers[key] for title, answers in runs.items() if answers[key]}
         same = len(set(known.values())) == 1 and len(known) == len(runs)
         found[key] = (
-            next(iter(known.values())) if same else " ".join(f"{title}: {text}" for title, text in known.items())
+            next(iter(known.values()))
+            if same
+            else " ".join(f"For {title.lower()}: {text}" for title, text in known.items())
         )
     return found
 

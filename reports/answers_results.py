@@ -10,6 +10,7 @@ from reports.answers_training import feature_count
 from reports.cohort_part import leakage
 from reports.explained import ALL, COLUMNS, FAMILIES
 from reports.facts import Facts
+from reports.kind import predicts_biomarkers, predicts_malignancy
 from reports.results import BIOMARKER_COLUMNS, GROUP, MALIGNANCY_COLUMNS, headline, replicates, told
 from reports.words import listed
 
@@ -62,7 +63,10 @@ def _measures(facts: Facts) -> str:
     own = [title for key, title in BIOMARKER_COLUMNS.items() if any(told(figures.get(key)) for figures in rated)]
     if own:
         words.append(f"Biomarkers: {listed(own)}.")
-    plots = {"roc": "ROC", "reliability": "reliability", "biomarkers": "scatter against the readers"}
+    plots = {
+        **({"roc": "ROC", "reliability": "reliability"} if predicts_malignancy(facts) else {}),
+        **({"biomarkers": "scatter against the readers"} if predicts_biomarkers(facts) else {}),
+    }
     drawn = [title for name, title in plots.items() if (facts.run.folder / "figures" / f"{name}.svg").exists()]
     return " ".join([*words, *([f"Plots: {listed(drawn)}."] if drawn else [])])
 
@@ -209,8 +213,8 @@ def _beside(facts: Facts) -> str:
     beside = _baselines(facts)
     names = {
         "model_minus_ruler": "the readers' diameter",
-        "model_minus_radiomics": "radiomics",
-        "model_minus_radiomics_kernel": "the second head alone",
+        "model_minus_radiomics": "radiomics by extra trees",
+        "model_minus_radiomics_kernel": "radiomics by kernel ridge regression",
         "model_minus_readers_logistic": "the readers' own biomarkers (logistic regression)",
     }
     known = [f"AUC minus that of {words} {figure}" for words, figure in _apart(beside, names, MALIGNANCY.key, "auc")]

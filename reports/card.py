@@ -52,6 +52,8 @@ def limits(facts: Facts) -> list[str]:
         "the nodule's size away.": padded,
         "LIDC-IDRI's readings do not tell age, sex or origin; performance in such groups is unknown.": True,
         reach_sentence(facts.run.method): bool(facts.run.limits),
+        f"The run has settings that this report does not know ({', '.join(kind.unknown(facts))}): what it says of the "
+        f"training is incomplete.": bool(kind.unknown(facts)),
     }
     return [sentence for sentence, holds in told.items() if holds]
 
@@ -137,7 +139,8 @@ def output_words(facts: Facts) -> str:
             f"above, no tuning."
         )
     if kind.predicts_biomarkers(facts):
-        words.append("Biomarkers on the readers' scale, diameter in mm; no classes.")
+        length = ", diameter in mm" if any(TARGETS[key].kind == "length" for key in facts.run.targets) else ""
+        words.append(f"Biomarkers on the readers' scale{length}; no classes.")
     return " ".join(words)
 
 

@@ -101,15 +101,16 @@ def _run_facts(run: Run) -> dict[str, Any]:
 
 
 def _figures(summary: Mapping[str, Any]) -> list[str]:
-    """The two main figures, each beside one baseline; the run report has all of them."""
+    """The two main figures, over all nodules of the run, each beside one baseline; the run report has all of them."""
     if summary.get("schema") != SCHEMA:
         return []
     metrics, beside = summary.get("metrics", {}), summary.get("baselines", {})
-    sentences = []
+    sentences, count = [], summary.get("nodules")
+    over = f"All {count} test nodules of the run: " if count else ""
     auc = told(metrics.get(MALIGNANCY.key, {}).get("auc"))
     if auc:
         ruler = told(beside.get("ruler", {}).get(MALIGNANCY.key, {}).get("auc"))
-        sentences.append(f"AUC {auc}{f'; the readers’ mean diameter alone {ruler}' if ruler else ''}.")
+        sentences.append(f"{over}AUC {auc}{f'; the readers’ mean diameter alone {ruler}' if ruler else ''}.")
     error = told(metrics.get(GROUP, {}).get("mean_z_mse"))
     if error:
         floor = summary.get("noise_floor", {}).get(GROUP)

@@ -21,9 +21,14 @@ KNOWN = frozenset(
 ALL, PART, NONE = "all", "part", "none"
 
 
+def unknown(facts: Facts) -> list[str]:
+    """Settings of the run that the report does not understand."""
+    return sorted(set(map(str, facts.config)) - KNOWN)
+
+
 def is_known(facts: Facts) -> bool:
     """Whether the report understands every setting of the run's training."""
-    return set(facts.config) <= KNOWN
+    return not unknown(facts)
 
 
 def phantoms(facts: Facts) -> int:

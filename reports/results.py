@@ -30,8 +30,8 @@ BIOMARKER_COLUMNS = {
 }
 RIVALS = {
     "ruler": "Readers' mean diameter, one threshold",
-    "radiomics": "Radiomics of the readers' consensus",
-    "radiomics_kernel": "Radiomics by the model's own second head, alone",
+    "radiomics": "Radiomics of the readers' consensus, extra trees",
+    "radiomics_kernel": "The same radiomics, kernel ridge regression",
     "readers_logistic": "Logistic regression on the readers' biomarkers",
     "one_reader": "One reader against the others",
     "commoner_class": "Always the commoner label",
@@ -39,15 +39,15 @@ RIVALS = {
 }
 """What stands beside the model, by baseline of `summary.json`."""
 BIOMARKER_RIVALS = {
-    "radiomics": "Radiomics",
-    "radiomics_kernel": "Radiomics by the second head alone",
+    "radiomics": "Radiomics, extra trees",
+    "radiomics_kernel": "Radiomics, kernel ridge",
     "one_reader": "One reader",
 }
 """The same for the biomarkers."""
 DIFFERENCES = {
     "model_minus_ruler": "the readers' mean diameter",
-    "model_minus_radiomics": "radiomics",
-    "model_minus_radiomics_kernel": "radiomics by the model's own second head, alone",
+    "model_minus_radiomics": "radiomics by extra trees",
+    "model_minus_radiomics_kernel": "radiomics by kernel ridge regression",
     "model_minus_readers_logistic": "logistic regression on the readers' biomarkers",
     "model_minus_one_reader": "one reader (both against the other readers)",
 }
@@ -59,9 +59,6 @@ def performance(facts: Facts) -> list[Block]:
         return [blocks.missing(f"Not measured. {facts.problems.get('summary', '')}")]
     made = [*_malignancy(facts), *_biomarkers(facts.summary)]
     absent = [f"No {name.replace('_', ' ')}: {reason}" for name, reason in facts.summary.get("absent", {}).items()]
-    lacking = facts.summary.get("missing_folds") or []
-    if lacking:
-        absent.append(f"Folds not trained yet, so not in these figures: {', '.join(map(str, lacking))}.")
     return [*made, *([blocks.items(absent)] if absent else []), blocks.quiet(_boot(facts.summary))]
 
 
@@ -214,6 +211,9 @@ def headline(facts: Facts) -> list[str]:
         floor = summary.get("noise_floor", {}).get(GROUP)
         least = f"; the readers' own spread leaves {floor:.3f}" if floor is not None else ""
         sentences.append(f"Eight biomarkers: mean z-MSE {own}, where answering the mean gives 1{least}.")
+    lacking = summary.get("missing_folds") or []
+    if lacking:
+        sentences.append(f"Folds not trained yet, so not in these figures: {', '.join(map(str, lacking))}.")
     if facts.splits is not None and facts.splits.shared_patients:
         sentences.append(leakage(facts))
     return [*sentences, *facts.run.shown]

@@ -78,6 +78,8 @@ def test_a_setting_that_the_report_does_not_know_leaves_training_to_the_author(u
     assert all(known[key] for key in keys)
     assert not any(unknown[key] for key in (*keys, "calculation"))
     assert unknown["counts"]
+    assert "settings that this report does not know (class_weights)" in unknown["limitations"]
+    assert "does not know" not in known["limitations"]
 
 
 @pytest.mark.parametrize(
@@ -275,7 +277,7 @@ def test_every_fixed_answer_is_asked_for_and_every_asked_answer_is_made(known):
 
 def test_of_two_runs_what_only_one_says_is_under_its_title():
     told = together({"A": {"x": "same", "y": "one", "z": ""}, "B": {"x": "same", "y": "", "z": ""}})
-    assert told == {"x": "same", "y": "A: one", "z": ""}
+    assert told == {"x": "same", "y": "For a: one", "z": ""}
 
 
 def blocks_text(blocks: list[dict[str, Any]]) -> str:
@@ -311,7 +313,7 @@ def test_auprc_stands_beside_its_own_chance_and_tables_name_their_nodules(usual,
     assert "On the readers' consensus: mean over targets with 95 % intervals (4 nodules)" in text
 
 
-def test_every_rival_of_the_biomarkers_has_its_interval_and_the_second_head_is_one(usual, tmp_path):
+def test_every_rival_of_the_biomarkers_has_its_interval_and_kernel_ridge_is_one(usual, tmp_path):
     facts = facts_of(usual, tmp_path)
     rival = {"spiculation": {"z_mse": figure(0.5)}, "biomarkers": {"mean_z_mse": figure(0.45)}}
     baselines = {
@@ -322,7 +324,7 @@ def test_every_rival_of_the_biomarkers_has_its_interval_and_the_second_head_is_o
     }
     write_summary(facts.run.folder, baselines=baselines)
     text = blocks_text(performance(facts_again(facts.run.folder)))
-    assert "Radiomics by the second head alone" in text
+    assert "Radiomics, kernel ridge" in text
     for told in (
         "0.500 (0.450 to 0.550)",
         "1.200 (1.150 to 1.250)",
@@ -330,4 +332,4 @@ def test_every_rival_of_the_biomarkers_has_its_interval_and_the_second_head_is_o
         "0.450 (0.400 to 0.500)",
     ):
         assert told in text
-    assert "Mean z-MSE minus that of radiomics by the model's own second head, alone: +0.010" in text
+    assert "Mean z-MSE minus that of radiomics by kernel ridge regression: +0.010" in text

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError, TemplateSyntaxError
 from markupsafe import Markup, escape
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -28,6 +28,13 @@ def environment() -> Environment:
     made.filters["drawing"] = Markup  # only for SVG text from `reports.figures`, which escapes its words
     made.filters["plate"] = _plate
     return made
+
+
+def refusal(error: TemplateError) -> str:
+    """Why a template cannot be filled in, on one line and without this machine's folders."""
+    words = " ".join((error.message or type(error).__name__).split())
+    place = f" in line {error.lineno} of the template {error.name}" if isinstance(error, TemplateSyntaxError) else ""
+    return words + place
 
 
 def told(sentence: str) -> Markup:

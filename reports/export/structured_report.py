@@ -16,6 +16,7 @@ from highdicom.sr import (
     PersonObserverIdentifyingAttributes,
     QualitativeEvaluation,
     ReferencedSegment,
+    SourceSeriesForSegmentation,
     TrackingIdentifier,
     VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
@@ -61,7 +62,7 @@ def predictions_report(subject: Subject, segmentation: Dataset, source: Sequence
     )
     group = Group(
         tracking_identifier=TrackingIdentifier(*tracking(subject, CONSENSUS)),
-        referenced_segment=ReferencedSegment.from_segmentation(segmentation, CONSENSUS_SEGMENT),
+        referenced_segment=_referenced(segmentation, CONSENSUS_SEGMENT),
         finding_type=codes.SCT.Nodule,
         finding_sites=[FindingSite(codes.SCT.Lung)],
         algorithm_id=AlgorithmIdentification(algorithm_name(subject), version()),
@@ -82,11 +83,22 @@ def _reader_group(subject: Subject, segmentation: Dataset, number: int, reading:
     segment = CONSENSUS_SEGMENT + number if own else CONSENSUS_SEGMENT
     return Group(
         tracking_identifier=TrackingIdentifier(*tracking(subject, f"Reader {number}")),
-        referenced_segment=ReferencedSegment.from_segmentation(segmentation, segment),
+        referenced_segment=_referenced(segmentation, segment),
         finding_type=codes.SCT.Nodule,
         finding_sites=[FindingSite(codes.SCT.Lung)],
         measurements=measurements,
         qualitative_evaluations=_evaluations(reading, probabilities=False),
+    )
+
+
+def _referenced(segmentation: Dataset, number: int) -> ReferencedSegment:
+    """A segment, with the series that it was drawn on; highdicom's own way fails where there is one segment."""
+    (series,) = segmentation.ReferencedSeriesSequence
+    return ReferencedSegment(
+        segmentation.SOPClassUID,
+        segmentation.SOPInstanceUID,
+        number,
+        source_series=SourceSeriesForSegmentation(series.SeriesInstanceUID),
     )
 
 

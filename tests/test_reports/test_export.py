@@ -305,8 +305,13 @@ def test_a_finished_export_does_nothing(axial, capsys) -> None:
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian: dicom3tools) is not installed")
-def test_objects_are_valid_dicom(axial) -> None:
-    _, out = axial
+@pytest.mark.parametrize("extent", ["crop", "full"])
+def test_objects_are_valid_dicom(axial, tmp_path, extent) -> None:
+    made, out = axial
+    if extent == "full":
+        out = tmp_path / "full"
+        export(made.run, out, EVERY, dicom=made.dicom, nodules=[made.nodules[0]], extent="full")
+    assert len(list(out.rglob("*.dcm"))) == 10
     for path in sorted(out.rglob("*.dcm")):
         told = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True, check=False).stderr
         assert not [line for line in told.splitlines() if line.startswith("Error")], f"{path.name}: {told}"
@@ -410,11 +415,12 @@ def orthanc(tmp_path) -> Iterator[str]:
 
 
 @pytest.mark.orthanc
-def test_an_archive_takes_the_objects_and_gives_them_back(axial, tmp_path, orthanc: str) -> None:
+@pytest.mark.parametrize("extent", ["crop", "full"])
+def test_an_archive_takes_the_objects_and_gives_them_back(axial, tmp_path, orthanc: str, extent) -> None:
     made, _ = axial
     out = tmp_path / "sent"
-    url = f"{orthanc}/dicom-web"
-    export(made.run, out, ["sc", "pdf", "seg", "sr", "pmap"], dicom=made.dicom, nodules=[made.nodules[0]], stow=url)
+    chosen = {"dicom": made.dicom, "nodules": [made.nodules[0]], "extent": extent, "stow": f"{orthanc}/dicom-web"}
+    export(made.run, out, ["sc", "pdf", "seg", "sr", "pmap"], **chosen)
     sent = {pydicom.dcmread(path).SOPInstanceUID: path for path in out.rglob("*.dcm")}
     with urllib.request.urlopen(f"{orthanc}/instances?expand") as answer:
         stored = {item["MainDicomTags"]["SOPInstanceUID"]: item["ID"] for item in json.load(answer)}
@@ -427,7 +433,7 @@ def test_an_archive_takes_the_objects_and_gives_them_back(axial, tmp_path, ortha
             assert (name in own) == (name in back)
             assert name not in own or own[name].value == back[name].value
     # The same objects again replace themselves.
-    export(made.run, out, ["sc", "pdf", "seg", "sr", "pmap"], dicom=made.dicom, nodules=[made.nodules[0]], stow=url)
+    export(made.run, out, ["sc", "pdf", "seg", "sr", "pmap"], **chosen)
     with urllib.request.urlopen(f"{orthanc}/instances") as answer:
         assert len(json.load(answer)) == len(sent)
 

@@ -21,7 +21,7 @@ from reports.export import capture
 from reports.export.listing import EXPORTED, FAILED_FORMAT
 from reports.stage import report
 
-FORMATS = "nifti,nrrd,sc,pdf"
+FORMATS = "nifti,sc,pdf"
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def cohort(whole, tmp_path) -> world.World:
 
 
 def call(cohort: world.World, out: Path, command: str, *more: str) -> int:
-    words = [command, "--run", str(cohort.biomarkers), "--out", str(out), *more]
+    words = [command, "--run", str(cohort.malignancy), "--out", str(out), *more]
     return cli.main([*words, *(("--format", FORMATS) if command == "export" and "--format" not in more else ())])
 
 
@@ -68,11 +68,11 @@ def nothing_half(out: Path) -> None:
 
 @pytest.mark.parametrize("command", ["report", "export"])
 def test_missing_maps(cohort, tmp_path, capsys, command) -> None:
-    for folder in cohort.biomarkers.glob("fold_*/maps"):
+    for folder in cohort.malignancy.glob("fold_*/maps"):
         shutil.rmtree(folder)
     out = tmp_path / "out"
     assert call(cohort, out, command) == 0
-    assert f"lidc-cdam explain --run {cohort.biomarkers} --method cdam" in capsys.readouterr().out
+    assert f"lidc-cdam explain --run {cohort.malignancy} --method cdam" in capsys.readouterr().out
     nothing_half(out)
     if command == "report":
         page = html.unescape((out / f"{cohort.nodules[0]}.html").read_text())
@@ -85,7 +85,7 @@ def test_missing_maps(cohort, tmp_path, capsys, command) -> None:
 
 @pytest.mark.parametrize("command", ["report", "export"])
 def test_a_missing_fold_folder(cohort, tmp_path, capsys, command) -> None:
-    shutil.rmtree(cohort.biomarkers / "fold_0")
+    shutil.rmtree(cohort.malignancy / "fold_0")
     out = tmp_path / "out"
     assert call(cohort, out, command) == 0
     assert not told(capsys)
@@ -148,12 +148,12 @@ def foreign_dataset(cohort: world.World) -> None:
 
 
 def foreign_provenance_of_run(cohort: world.World) -> None:
-    path = cohort.biomarkers / "provenance.json"
+    path = cohort.malignancy / "provenance.json"
     write_json(path, {**read_json(path), "schema": 99})
 
 
 def no_predictions(cohort: world.World) -> None:
-    (cohort.biomarkers / artifacts.PREDICTIONS).unlink()
+    (cohort.malignancy / artifacts.PREDICTIONS).unlink()
 
 
 def no_cohort(cohort: world.World) -> None:
@@ -198,18 +198,18 @@ def test_records_of_the_data_in_another_form_are_named_in_their_place(cohort, tm
 
 
 def other_arrays(cohort: world.World, nodule: str) -> None:
-    path = next(cohort.biomarkers.glob(f"fold_*/maps/cdam/{nodule}.npz"))
+    path = next(cohort.malignancy.glob(f"fold_*/maps/cdam/{nodule}.npz"))
     np.savez(path, relevance=np.zeros(3))
 
 
 def other_targets(cohort: world.World, nodule: str) -> None:
-    path = next(cohort.biomarkers.glob(f"fold_*/maps/cdam/{nodule}.npz"))
+    path = next(cohort.malignancy.glob(f"fold_*/maps/cdam/{nodule}.npz"))
     stored = artifacts.read_maps(path)
     artifacts.write_maps(path, dataclasses.replace(stored, targets=("age", *stored.targets[1:])))
 
 
 def not_finite(cohort: world.World, nodule: str) -> None:
-    path = next(cohort.biomarkers.glob(f"fold_*/maps/cdam/{nodule}.npz"))
+    path = next(cohort.malignancy.glob(f"fold_*/maps/cdam/{nodule}.npz"))
     stored = artifacts.read_maps(path)
     artifacts.write_maps(path, dataclasses.replace(stored, scores=np.full_like(stored.scores, np.nan)))
 
@@ -338,7 +338,7 @@ HOSTILE_IDS = (
 
 @pytest.mark.parametrize("command", ["report", "export"])
 def test_hostile_nodule_ids(cohort, tmp_path, capsys, command) -> None:
-    path = cohort.biomarkers / artifacts.PREDICTIONS
+    path = cohort.malignancy / artifacts.PREDICTIONS
     table = artifacts.read_predictions(path)
     rows = [table.iloc[[0]].assign(nodule_id=name) for name in HOSTILE_IDS]
     artifacts.write_predictions(path, artifacts.pd.concat([table, *rows]))
@@ -363,6 +363,6 @@ def test_hostile_nodule_ids(cohort, tmp_path, capsys, command) -> None:
 
 
 def test_a_report_and_an_export_keep_apart(cohort, tmp_path) -> None:
-    report(cohort.biomarkers, tmp_path / "out")
+    report(cohort.malignancy, tmp_path / "out")
     assert call(cohort, tmp_path / "out", "export", "--format", "nifti") == 0
     assert call(cohort, tmp_path / "out", "report") == 0

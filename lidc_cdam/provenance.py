@@ -19,6 +19,8 @@ from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import held, read_json, write_json
 
 FILE = "provenance.json"
+SCHEMA = 1
+"""Version of the file's form, kept in it beside the stages' records; a file without one is of this form too."""
 PACKAGES = (
     "lidc-cdam",
     "pylidc",
@@ -106,7 +108,7 @@ def begin(
         The stage's record; `finished` says that nothing is left to do.
 
     Raises:
-        LidcCdamError: the folder holds the same stage with other settings or inputs.
+        LidcCdamError: the folder holds the same stage with other settings or inputs, or records of another form.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -116,7 +118,7 @@ def begin(
         ) from error
     digests = {name: sha256(source) if isinstance(source, Path) else source for name, source in (inputs or {}).items()}
     claim = {"config": _plain(dict(config)), "inputs": digests}
-    earlier = _read(folder).get(stage)
+    earlier = read_records(folder).get(stage)
     if earlier is None:
         # A folder that is claimed already is only read here: it may lie where nothing can be written.
         fresh = {**claim, "versions": versions(), "commit": commit(), "finished": False}
@@ -140,25 +142,45 @@ def forget(folder: Path, stage: str) -> None:
 
 
 def read_record(folder: Path, stage: str) -> dict[str, Any] | None:
-    """A stage's record as stored; None if the folder has none."""
-    record: dict[str, Any] | None = _read(folder).get(stage)
-    return record
+    """A stage's record as stored; None if the folder has none.
+
+    Raises:
+        LidcCdamError: as `read_records`.
+    """
+    return read_records(folder).get(stage)
+
+
+def read_records(folder: Path) -> dict[str, dict[str, Any]]:
+    """A folder's records by stage; none if it has no file of them.
+
+    Raises:
+        LidcCdamError: the file is damaged, or another version of this program wrote it in another form.
+    """
+    path = folder / FILE
+    stored = read_json(path) if path.exists() else {}
+    found = stored.pop("schema", SCHEMA) if isinstance(stored, dict) else "no object"
+    if found != SCHEMA:
+        raise LidcCdamError(
+            f"{path} must have schema {SCHEMA}, but it has {found}; use the version of lidc-cdam that wrote the "
+            f"folder, or make it again with this one."
+        )
+    broken = [name for name, record in stored.items() if not isinstance(record, dict)]
+    if broken:
+        raise LidcCdamError(
+            f"{path} must hold one record a stage, but {broken[0]!r} is none; make the folder again with this version."
+        )
+    return dict(stored)
 
 
 @contextmanager
 def _changing(folder: Path) -> Iterator[dict[str, Any]]:
     """A folder's records, written back if the block changed them; other processes wait until then."""
     with held(folder, name=".claim", wait=True):
-        records = _read(folder)
+        records = read_records(folder)
         before = json.dumps(records)
         yield records
         if json.dumps(records) != before:
-            write_json(folder / FILE, records)
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    path = folder / FILE
-    return read_json(path) if path.exists() else {}
+            write_json(folder / FILE, {"schema": SCHEMA, **records})
 
 
 def _refuse_difference(

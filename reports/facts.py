@@ -77,7 +77,7 @@ def gather(run: Run) -> Facts:
         splits=optional("splits", lambda: _splits(Path(named) if named else None), None),
         summary=optional("summary", lambda: _checked(run.folder / artifacts.SUMMARY, "crossval"), {}),
         comparison=optional("explainers", lambda: _checked(run.folder / COMPARISON, "evaluate"), {}),
-        made=optional("provenance", lambda: read_json(run.data / provenance.FILE), {}),
+        made=optional("provenance", lambda: provenance.read_records(run.data), {}),
         statistics=optional(
             "statistics", lambda: next((_statistics(folder) for folder in folders if _statistics(folder)), {}), {}
         ),

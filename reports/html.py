@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError, TemplateSyntaxError
 from markupsafe import Markup, escape
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -38,6 +38,13 @@ INTERVAL = re.compile(r"\(([−+]?[\d.]+) to ([−+]?[\d.]+)\)")
 def kept(value: Any) -> Any:
     """Plain text whose intervals, `(0.83 to 0.89)`, no line end can part; anything else as it is."""
     return INTERVAL.sub("(\\1\u00a0to\u00a0\\2)", value) if type(value) is str and " to " in value else value
+
+
+def refusal(error: TemplateError) -> str:
+    """Why a template cannot be filled in, on one line and without this machine's folders."""
+    words = " ".join((error.message or type(error).__name__).split())
+    place = f" in line {error.lineno} of the template {error.name}" if isinstance(error, TemplateSyntaxError) else ""
+    return words + place
 
 
 def told(sentence: str) -> Markup:

@@ -78,14 +78,18 @@ def _set(template: str, content: dict[str, Any]) -> bytes:
             format="pdf", sys_inputs={"document": json.dumps(content)}, pdf_standards=STANDARDS, timestamp=NO_CLOCK
         )
     except typst.TypstError as error:
-        reason = " ".join(str(error).split())[:300]
         raise LidcCdamError(
-            f"The PDF must be set from the template {template}.typ, but typst refuses it ({reason}); the HTML report "
-            f"has the same content."
+            f"The PDF must be set from the template {template}.typ, but typst refuses it ({refusal(error)}); the HTML "
+            f"report has the same content."
         ) from error
     if not isinstance(made, bytes):
         raise TypeError(f"typst must give one PDF as bytes, got {type(made).__name__}")
     return made
+
+
+def refusal(error: typst.TypstError) -> str:
+    """Why typst refuses a template, on one line."""
+    return " ".join(str(error).split())[:300]
 
 
 def stand_alone(value: Any, shared: dict[str, str]) -> Any:

@@ -87,13 +87,16 @@ def report(
     failed = [row for row in results if "reason" in row]
     _write_failed(out, failed)
     problem = _write_run_report(out, runs)
-    write_text(out / INDEX, html.render_index(index_content(runs, results, problem)))
-    _combine(combined, [item for item in items if item.paper.exists()])
+    _write_index(out, index_content(runs, results, problem))
+    without = {row["nodule_id"] for row in failed}
+    _combine(combined, [item for item in items if item.nodule_id not in without])
     limits = {" ".join(each.targets): plain_limits(each.limits) for each in runs}
     record.finish(nodules=len(items), failed=len(failed), scale_limits=limits)
     _tell(runs, results, failed, out)
     if problem:
         say(f"There is no run report: {problem}")
+    if failed and len(failed) == len(items):
+        raise LidcCdamError(f"No nodule has a report; the first: {failed[0]['reason']}")
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,7 @@ def _work(item: Item) -> dict[str, Any]:
                 whole_paper.write_bytes(paper)
         return index_row(material)
     except (LidcCdamError, ValueError, TemplateError) as error:
-        return {"nodule_id": item.nodule_id, "reason": without_paths(str(error), item.runs)}
+        return {"nodule_id": item.nodule_id, "reason": _reason(error, item.runs)}
 
 
 @cache
@@ -187,8 +190,23 @@ def _write_run_report(out: Path, runs: Sequence[Run]) -> str:
     try:
         write_run_report(out, runs, _renderer())
     except (LidcCdamError, TemplateError) as error:
-        return without_paths(str(error), runs)
+        return _reason(error, runs)
     return ""
+
+
+def _reason(error: Exception, runs: Sequence[Run]) -> str:
+    return html.refusal(error) if isinstance(error, TemplateError) else without_paths(str(error), runs)
+
+
+def _write_index(out: Path, content: dict[str, Any]) -> None:
+    try:
+        page = html.render_index(content)
+    except TemplateError as error:
+        raise LidcCdamError(
+            f"The index must be made from its template, but {html.refusal(error)}; install this version of lidc-cdam "
+            f"again."
+        ) from error
+    write_text(out / INDEX, page)
 
 
 def _combine(path: Path | None, items: Sequence[Item]) -> None:

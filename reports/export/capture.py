@@ -14,6 +14,7 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian
 
+from lidc_cdam.errors import LidcCdamError
 from reports import pdf
 from reports.export.objects import BODY_PART, Identity, describe
 from reports.export.source import person_name
@@ -84,8 +85,18 @@ def _picture(panel: dict[str, Any], value: str, note: str, content: dict[str, An
 
 
 def rendered(picture: dict[str, Any]) -> UInt8[np.ndarray, "row column 3"]:
-    """A key picture's pixels."""
-    made = _compiler().compile(format="png", ppi=PIXELS_PER_INCH, sys_inputs={"document": json.dumps(picture)})
+    """A key picture's pixels.
+
+    Raises:
+        LidcCdamError: the picture breaks a rule of the template.
+    """
+    try:
+        made = _compiler().compile(format="png", ppi=PIXELS_PER_INCH, sys_inputs={"document": json.dumps(picture)})
+    except typst.TypstError as error:
+        raise LidcCdamError(
+            f"The key pictures must be set from the template capture.typ, but typst refuses it ({pdf.refusal(error)}); "
+            f"the other formats need it not."
+        ) from error
     if not isinstance(made, bytes):
         raise TypeError(f"typst must give one picture as bytes, got {type(made).__name__}")
     with Image.open(io.BytesIO(made)) as image:

@@ -5,9 +5,6 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import typst
-from jinja2 import TemplateError
-
 from lidc_cdam import artifacts, provenance
 from lidc_cdam.compute import map_items
 from lidc_cdam.errors import LidcCdamError
@@ -153,7 +150,7 @@ def _work(item: Item) -> list[dict[str, str]]:
     for name in missing:
         try:
             done[name] = write_format(subject, item, name, done)
-        except (LidcCdamError, ValueError, TemplateError, typst.TypstError) as error:
+        except (LidcCdamError, ValueError) as error:
             failed.append(_failed(item, name, error))
     return failed
 

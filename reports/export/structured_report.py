@@ -5,17 +5,20 @@ from collections.abc import Sequence
 import numpy as np
 from highdicom.sr import (
     AlgorithmIdentification,
+    CodedConcept,
     Comprehensive3DSR,
     DeviceObserverIdentifyingAttributes,
     FindingSite,
     LanguageOfContentItemAndDescendants,
     Measurement,
+    MeasurementProperties,
     MeasurementReport,
     ObservationContext,
     ObserverContext,
     PersonObserverIdentifyingAttributes,
     QualitativeEvaluation,
     ReferencedSegment,
+    SourceSeriesForSegmentation,
     TrackingIdentifier,
     VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
@@ -33,6 +36,8 @@ from reports.export.subject import Subject
 Group = VolumetricROIMeasurementsAndQualitativeEvaluations
 LIKELIHOOD = Code("1", "99LIDCCDAM", "Reader-assessed likelihood, 0 to 1")
 """How a predicted malignancy is to be read, where a reader's own rating is a step from 1 to 5."""
+INTERVAL = Code("2", "99LIDCCDAM", "Uncertainty: readers' mean in nine of ten cases")
+"""What the range of uncertainty beside a prediction means: the split conformal interval of the report."""
 
 
 def readers_report(subject: Subject, segmentation: Dataset, source: Sequence[Dataset]) -> Comprehensive3DSR:
@@ -61,11 +66,14 @@ def predictions_report(subject: Subject, segmentation: Dataset, source: Sequence
     )
     group = Group(
         tracking_identifier=TrackingIdentifier(*tracking(subject, CONSENSUS)),
-        referenced_segment=ReferencedSegment.from_segmentation(segmentation, CONSENSUS_SEGMENT),
+        referenced_segment=_referenced(segmentation, CONSENSUS_SEGMENT),
         finding_type=codes.SCT.Nodule,
         finding_sites=[FindingSite(codes.SCT.Lung)],
         algorithm_id=AlgorithmIdentification(algorithm_name(subject), version()),
-        measurements=[_predicted(key, value) for key, value in subject.case.predicted.items()],
+        measurements=[
+            _predicted(key, value, subject.case.calibrated.intervals.get(key))
+            for key, value in subject.case.predicted.items()
+        ],
         qualitative_evaluations=_evaluations(subject.case.predicted),
     )
     return describe(_report(identity, observer, [group], segmentation, source), identity, "predictions")
@@ -82,11 +90,22 @@ def _reader_group(subject: Subject, segmentation: Dataset, number: int, reading:
     segment = CONSENSUS_SEGMENT + number if own else CONSENSUS_SEGMENT
     return Group(
         tracking_identifier=TrackingIdentifier(*tracking(subject, f"Reader {number}")),
-        referenced_segment=ReferencedSegment.from_segmentation(segmentation, segment),
+        referenced_segment=_referenced(segmentation, segment),
         finding_type=codes.SCT.Nodule,
         finding_sites=[FindingSite(codes.SCT.Lung)],
         measurements=measurements,
         qualitative_evaluations=_evaluations(reading, probabilities=False),
+    )
+
+
+def _referenced(segmentation: Dataset, number: int) -> ReferencedSegment:
+    """A segment, with the series that it was drawn on; highdicom's own way fails where there is one segment."""
+    (series,) = segmentation.ReferencedSeriesSequence
+    return ReferencedSegment(
+        segmentation.SOPClassUID,
+        segmentation.SOPInstanceUID,
+        number,
+        source_series=SourceSeriesForSegmentation(series.SeriesInstanceUID),
     )
 
 
@@ -100,12 +119,24 @@ def _millimetres(value: float) -> Measurement:
     return Measurement(CONCEPTS["diameter"], round(value, 3), codes.UCUM.Millimeter)
 
 
-def _predicted(key: str, value: float) -> Measurement:
-    """A continuous prediction under the concept that readers rated: rating, mm, or a probability of malignancy."""
-    if TARGETS[key].kind == "length":
-        return _millimetres(value)
-    method = LIKELIHOOD if TARGETS[key].kind == "probability" else None
-    return Measurement(CONCEPTS[key], round(value, 4), codes.UCUM.NoUnits, method=method)
+def _predicted(key: str, value: float, interval: tuple[float, float] | None) -> Measurement:
+    """A continuous prediction under the concept that readers rated: rating, mm, or a probability of malignancy.
+
+    Its interval, where it has one, is told as how far it reaches above and below the value.
+    """
+    length = TARGETS[key].kind == "length"
+    unit, digits = (codes.UCUM.Millimeter, 3) if length else (codes.UCUM.NoUnits, 4)
+    properties = None
+    if interval is not None:
+        properties = MeasurementProperties(
+            upper_measurement_uncertainty=round(interval[1] - value, digits),
+            lower_measurement_uncertainty=round(value - interval[0], digits),
+        )
+        for item in properties:  # highdicom gives no unit to lengths
+            item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence = [CodedConcept.from_code(unit)]
+    probability = TARGETS[key].kind == "probability"
+    method = LIKELIHOOD if probability else None if interval is None else INTERVAL
+    return Measurement(CONCEPTS[key], round(value, digits), unit, method=method, properties=properties)
 
 
 def _evaluations(values: dict[str, float], probabilities: bool = True) -> list[QualitativeEvaluation]:

@@ -153,7 +153,7 @@ def subject_of(material: Material, cohort: Mapping[str, Any]) -> Subject:
 def cohort_rows(data: Path, nodule_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Rows of `cohort.csv` by nodule, each with the nodule's `place` among those of its study."""
     table = artifacts.read_cohort(data)
-    table = table.assign(place=table.groupby("study_uid").cumcount())
+    table = table.assign(place=table.groupby("study_uid", dropna=False).cumcount())
     return {
         key: {str(name): value for name, value in table.loc[key].items()} for key in nodule_ids if key in table.index
     }

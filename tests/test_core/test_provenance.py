@@ -4,6 +4,7 @@ import pytest
 
 from lidc_cdam import provenance
 from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.files import read_json, write_json
 
 
 def test_a_stage_claims_finishes_and_is_recognised(tmp_path):
@@ -67,3 +68,30 @@ def test_a_claimed_folder_is_recognised_where_nothing_can_be_written(tmp_path, m
     provenance.begin(tmp_path, "extract", {"side": 32}).finish()
     monkeypatch.setattr(provenance, "held", lambda *_, **__: pytest.fail("wrote"))
     assert provenance.begin(tmp_path, "extract", {"side": 32}).finished
+
+
+@pytest.mark.parametrize(
+    ("stored", "sentence"),
+    [
+        ('{"schema": 99, "split": {}}', "must have schema 1, but it has 99; use the version"),
+        ("[]", "must have schema 1, but it has no object"),
+        ('{"split": 3}', "must hold one record a stage, but 'split' is none"),
+    ],
+)
+def test_records_of_another_form_are_refused_and_stay(tmp_path, stored, sentence):
+    (tmp_path / provenance.FILE).write_text(stored)
+    for call in (lambda: provenance.begin(tmp_path, "split", {}), lambda: provenance.read_record(tmp_path, "split")):
+        with pytest.raises(LidcCdamError, match=sentence):
+            call()
+    assert (tmp_path / provenance.FILE).read_text() == stored
+
+
+def test_records_say_their_form_and_those_of_earlier_versions_are_read(tmp_path):
+    provenance.begin(tmp_path, "split", {"protocol": "sound"}).finish()
+    stored = read_json(tmp_path / provenance.FILE)
+    assert stored.pop("schema") == 1
+    write_json(tmp_path / provenance.FILE, stored)
+    assert provenance.begin(tmp_path, "split", {"protocol": "sound"}).finished
+    provenance.begin(tmp_path, "other", {})
+    assert read_json(tmp_path / provenance.FILE).keys() == {"schema", "split", "other"}
+    assert provenance.read_records(tmp_path).keys() == {"split", "other"}

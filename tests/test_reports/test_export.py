@@ -218,6 +218,39 @@ def test_oblique_planes_are_sampled_at_their_own_positions() -> None:
     assert frame == pytest.approx(value_at(image, places, sitk.sitkLinear), abs=1e-3)
 
 
+@pytest.mark.parametrize("extent", ["crop", "full"])
+def test_objects_of_a_tilted_series_lie_where_the_crop_does(axial, tmp_path, extent) -> None:
+    made, _ = axial
+    nodule_id = made.nodules[0]
+    tilt, middle_mm = np.radians(20), read_crop(made.data, nodule_id).origin_mm[1] + 16
+    for path in made.dicom.rglob("*.dcm"):
+        header = pydicom.dcmread(path)
+        # The gantry leans: rows run to the back and up, slices are stacked along the table.
+        header.ImageOrientationPatient = [1, 0, 0, 0, float(np.cos(tilt).round(9)), float(np.sin(tilt).round(9))]
+        x, y, z = header.ImagePositionPatient
+        header.ImagePositionPatient = [x, y, round(float(z) - (middle_mm - float(y)) * np.tan(tilt), 6)]
+        target = tmp_path / "tilted" / path.relative_to(made.dicom)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        header.save_as(target)
+    out = tmp_path / "out"
+    export(made.run, out, ["seg", "sr"], dicom=tmp_path / "tilted", extent=extent, nodules=[nodule_id])
+    counts, readers = reader_counts(made, nodule_id), len(read_reader_masks(made.data, nodule_id)[0])
+    stored = pydicom.dcmread(out / nodule_id / "seg_readers.dcm")
+    cosines = np.array(stored.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient)
+    assert (abs(float(cosines[5])) > 0.3) == (extent == "full")
+    marked = 0
+    for image, places, segment in frames(stored):
+        if segment == 1:
+            window = tuple(slice(max(edge.min() - 2, 0), edge.max() + 3) for edge in np.nonzero(image))
+            expected = value_at(counts, places[window], sitk.sitkNearestNeighbor) >= readers / 2
+            assert np.array_equal(image[window] > 0, expected)
+            marked += int(image.sum())
+    whole = read_crop(made.data, nodule_id).consensus(readers).sum()
+    # A pixel of a leaning slice stands for its area times the slices' distance.
+    pixel_mm3 = 1.0 if extent == "crop" else float(np.prod(header.PixelSpacing)) * 2.5 * np.cos(tilt)
+    assert marked * pixel_mm3 == pytest.approx(whole, rel=0 if extent == "crop" else 0.02)
+
+
 def test_reports_hold_ratings_and_predictions_in_the_published_codes(axial) -> None:
     made, out = axial
     folder = out / made.nodules[0]
@@ -305,8 +338,13 @@ def test_a_finished_export_does_nothing(axial, capsys) -> None:
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian: dicom3tools) is not installed")
-def test_objects_are_valid_dicom(axial) -> None:
-    _, out = axial
+@pytest.mark.parametrize("extent", ["crop", "full"])
+def test_objects_are_valid_dicom(axial, tmp_path, extent) -> None:
+    made, out = axial
+    if extent == "full":
+        out = tmp_path / "full"
+        export(made.run, out, EVERY, dicom=made.dicom, nodules=[made.nodules[0]], extent="full")
+    assert len(list(out.rglob("*.dcm"))) == 10
     for path in sorted(out.rglob("*.dcm")):
         told = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True, check=False).stderr
         assert not [line for line in told.splitlines() if line.startswith("Error")], f"{path.name}: {told}"
@@ -410,11 +448,12 @@ def orthanc(tmp_path) -> Iterator[str]:
 
 
 @pytest.mark.orthanc
-def test_an_archive_takes_the_objects_and_gives_them_back(axial, tmp_path, orthanc: str) -> None:
+@pytest.mark.parametrize("extent", ["crop", "full"])
+def test_an_archive_takes_the_objects_and_gives_them_back(axial, tmp_path, orthanc: str, extent) -> None:
     made, _ = axial
     out = tmp_path / "sent"
-    url = f"{orthanc}/dicom-web"
-    export(made.run, out, ["sc", "pdf", "seg", "sr", "pmap"], dicom=made.dicom, nodules=[made.nodules[0]], stow=url)
+    chosen = {"dicom": made.dicom, "nodules": [made.nodules[0]], "extent": extent, "stow": f"{orthanc}/dicom-web"}
+    export(made.run, out, ["sc", "pdf", "seg", "sr", "pmap"], **chosen)
     sent = {pydicom.dcmread(path).SOPInstanceUID: path for path in out.rglob("*.dcm")}
     with urllib.request.urlopen(f"{orthanc}/instances?expand") as answer:
         stored = {item["MainDicomTags"]["SOPInstanceUID"]: item["ID"] for item in json.load(answer)}
@@ -427,7 +466,7 @@ def test_an_archive_takes_the_objects_and_gives_them_back(axial, tmp_path, ortha
             assert (name in own) == (name in back)
             assert name not in own or own[name].value == back[name].value
     # The same objects again replace themselves.
-    export(made.run, out, ["sc", "pdf", "seg", "sr", "pmap"], dicom=made.dicom, nodules=[made.nodules[0]], stow=url)
+    export(made.run, out, ["sc", "pdf", "seg", "sr", "pmap"], **chosen)
     with urllib.request.urlopen(f"{orthanc}/instances") as answer:
         assert len(json.load(answer)) == len(sent)
 

@@ -60,7 +60,7 @@ def test_of_a_nodule_of_which_one_format_fails_the_others_are_listed(cohort, tmp
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
         breaking(patch, "nrrd", after, ValueError("no such\n  type"))
-        export(cohort.biomarkers, out, ASKED)
+        export(cohort.malignancy, out, ASKED)
     assert failures(out) == [(nodule, "nrrd") for nodule in cohort.nodules]
     reasons = artifacts.read_table(out / artifacts.FAILED, FAILED_FORMAT, "export")
     assert set(reasons["reason"]) == {"no such type"}
@@ -71,7 +71,7 @@ def test_of_a_nodule_of_which_one_format_fails_the_others_are_listed(cohort, tmp
     assert not read_json(out / "provenance.json")["export"]["finished"]
     assert "2 nodules are not whole" in capsys.readouterr().out
     before = stamps(out)
-    export(cohort.biomarkers, out, ASKED)
+    export(cohort.malignancy, out, ASKED)
     assert not (out / artifacts.FAILED).exists()
     assert set(rows(out)["format"]) == set(ASKED)
     assert set(rows(out)["file"]) == files(out)
@@ -85,9 +85,9 @@ def test_of_a_nodule_of_which_one_format_fails_the_others_are_listed(cohort, tmp
 def test_two_calls_list_what_one_call_lists(cohort, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         breaking(patch, "nifti", 1, ValueError("broken"))
-        export(cohort.biomarkers, tmp_path / "two", ASKED)
-    export(cohort.biomarkers, tmp_path / "two", ASKED)
-    export(cohort.biomarkers, tmp_path / "one", ASKED)
+        export(cohort.malignancy, tmp_path / "two", ASKED)
+    export(cohort.malignancy, tmp_path / "two", ASKED)
+    export(cohort.malignancy, tmp_path / "one", ASKED)
     assert (tmp_path / "two" / EXPORTED).read_bytes() == (tmp_path / "one" / EXPORTED).read_bytes()
 
 
@@ -95,10 +95,10 @@ def test_a_file_of_two_formats_is_a_row_of_each_and_stays_when_one_fails(cohort,
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
         breaking(patch, "nrrd", 10**9, ValueError("broken"))  # after its last file, the script
-        export(cohort.biomarkers, out, ["nifti", "nrrd"])
+        export(cohort.malignancy, out, ["nifti", "nrrd"])
     assert all((out / nodule / "open_in_slicer.py").exists() for nodule in cohort.nodules)
     assert not list(out.rglob("*.nrrd"))
-    export(cohort.biomarkers, out, ["nifti", "nrrd"])
+    export(cohort.malignancy, out, ["nifti", "nrrd"])
     scripts = rows(out).query("file.str.endswith('.py')")
     assert list(scripts["format"]) == ["nifti", "nrrd"] * 2
 
@@ -106,7 +106,7 @@ def test_a_file_of_two_formats_is_a_row_of_each_and_stays_when_one_fails(cohort,
 @pytest.mark.parametrize("lost", ["list", "table", "file"])
 def test_what_is_lost_afterwards_is_made_again(cohort, tmp_path, lost):
     out = tmp_path / "out"
-    export(cohort.biomarkers, out, ["nifti", "pdf"])
+    export(cohort.malignancy, out, ["nifti", "pdf"])
     whole, before = rows(out), stamps(out)
     gone = {
         "list": out / cohort.nodules[0] / EXPORTED,
@@ -114,7 +114,7 @@ def test_what_is_lost_afterwards_is_made_again(cohort, tmp_path, lost):
         "file": out / cohort.nodules[0] / "report.dcm",
     }[lost]
     gone.unlink()
-    export(cohort.biomarkers, out, ["nifti", "pdf"])
+    export(cohort.malignancy, out, ["nifti", "pdf"])
     assert rows(out).equals(whole)
     made = {name for name, when in stamps(out).items() if before[name] != when}
     # A nodule's own list may go once all is finished: the list of all names its files.
@@ -123,16 +123,16 @@ def test_what_is_lost_afterwards_is_made_again(cohort, tmp_path, lost):
 
 def test_a_list_that_cannot_be_read_lists_nothing(cohort, tmp_path):
     out = tmp_path / "out"
-    export(cohort.biomarkers, out, ["pdf"])
+    export(cohort.malignancy, out, ["pdf"])
     (out / cohort.nodules[0] / EXPORTED).write_text("x\n1\n")
     (out / EXPORTED).unlink()
-    export(cohort.biomarkers, out, ["pdf"])
+    export(cohort.malignancy, out, ["pdf"])
     assert set(rows(out)["file"]) == files(out)
 
 
 def test_what_is_finished_before_an_interrupt_is_listed_and_kept(cohort, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
-    words = ["export", "--run", str(cohort.biomarkers), "--out", str(out), "--format", "nifti,sc"]
+    words = ["export", "--run", str(cohort.malignancy), "--out", str(out), "--format", "nifti,sc"]
     with monkeypatch.context() as patch:
         breaking(patch, "sc", 1, KeyboardInterrupt())
         assert cli.main(words) == 1
@@ -146,14 +146,14 @@ def test_what_is_finished_before_an_interrupt_is_listed_and_kept(cohort, tmp_pat
 
 def test_a_nodule_without_its_crop_fails_in_every_format_and_leaves_no_folder(cohort, tmp_path):
     crop_files.crop_path(cohort.data, cohort.nodules[0]).unlink()
-    export(cohort.biomarkers, tmp_path / "out", ["nifti", "sc"])
+    export(cohort.malignancy, tmp_path / "out", ["nifti", "sc"])
     assert failures(tmp_path / "out") == [(cohort.nodules[0], "nifti"), (cohort.nodules[0], "sc")]
     assert not (tmp_path / "out" / cohort.nodules[0]).exists()
 
 
 def test_when_nothing_can_be_exported_the_first_reason_is_the_error(cohort, tmp_path, monkeypatch, capsys):
     breaking(monkeypatch, "pdf", 1, ValueError("broken"))
-    words = ["export", "--run", str(cohort.biomarkers), "--out", str(tmp_path / "out"), "--format", "pdf"]
+    words = ["export", "--run", str(cohort.malignancy), "--out", str(tmp_path / "out"), "--format", "pdf"]
     assert cli.main(words) == 1
     assert capsys.readouterr().err == "lidc-cdam export: No nodule could be exported; the first: broken\n"
     assert files(tmp_path / "out") == set()

@@ -1,16 +1,20 @@
 """What exported DICOM objects say of themselves, beside their pixels."""
 
+import shutil
+import subprocess
 from collections import Counter
 from pathlib import Path
 
 import highdicom
 import numpy as np
+import pandas as pd
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from test_reports import placed
 
 from lidc_cdam import artifacts, crop_files
+from reports.context import open_run
 from reports.export.codes import CONCEPTS, LIDC, VALUES
 from reports.export.stage import export
 
@@ -168,3 +172,38 @@ def test_no_volume_is_told_of_what_the_cube_may_cut(tmp_path) -> None:
     crop_files.write_reader_masks(made.data, nodule, masks, annotation_ids)
     export(made.run, tmp_path / "cut", ["sr"], dicom=made.dicom, nodules=[nodule])
     assert volumes(tmp_path / "cut" / nodule) == [0, 1, 1, 0]
+
+
+def test_predictions_tell_their_intervals(tmp_path) -> None:
+    made = placed.make(tmp_path, keys=("malignancy", "spiculation", "diameter"))
+    names = [f"VAL-{index}" for index in range(40)]
+    table = pd.DataFrame({"nodule_id": names, "patient_id": names, "fold": 0})
+    for key in ("malignancy", "spiculation", "diameter"):
+        table[f"{key}_true"] = np.arange(40) % 2 if key == "malignancy" else 3.0
+        table[f"{key}_predicted"] = 0.4 if key == "malignancy" else np.linspace(2.5, 3.25, 40)
+    artifacts.write_predictions(made.run / "fold_0" / "validation.csv", table)
+    nodule = made.nodules[0]
+    export(made.run, tmp_path / "out", ["sr"], dicom=made.dicom, nodules=[nodule])
+    path = tmp_path / "out" / nodule / "sr_predictions.dcm"
+    (group,) = highdicom.sr.srread(path).content.get_volumetric_roi_measurement_groups()
+    predicted = artifacts.read_predictions(made.run / artifacts.PREDICTIONS).set_index("nodule_id").loc[nodule]
+    (case,) = (case for case in open_run(made.run, "cdam")[1] if case.nodule_id == nodule)
+    for key, unit in (("spiculation", "1"), ("diameter", "mm")):
+        (measured,) = group.get_measurements(name=CONCEPTS[key])
+        value, (low, high) = predicted[f"{key}_predicted"], case.calibrated.intervals[key]
+        ranges = {
+            item.ConceptNameCodeSequence[0].CodeValue: item.MeasuredValueSequence[0]
+            for item in measured[0].ContentSequence
+            if item.ValueType == "NUM"
+        }
+        assert float(ranges["371886008"].NumericValue) == pytest.approx(high - value, abs=1e-3)
+        assert float(ranges["371885007"].NumericValue) == pytest.approx(value - low, abs=1e-3)
+        assert {each.MeasurementUnitsCodeSequence[0].CodeValue for each in ranges.values()} == {unit}
+        assert measured.unit.value == unit
+        assert measured.method.meaning == "Uncertainty: readers' mean in nine of ten cases"
+        assert high > low
+    (malignancy,) = group.get_measurements(name=CONCEPTS["malignancy"])
+    assert not [item for item in malignancy[0].ContentSequence if item.ValueType == "NUM"]
+    if shutil.which("dciodvfy"):
+        told = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True, check=False).stderr
+        assert not [line for line in told.splitlines() if line.startswith("Error")], told

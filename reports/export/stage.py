@@ -7,7 +7,9 @@ from pathlib import Path
 
 from lidc_cdam import artifacts, provenance
 from lidc_cdam.compute import map_items
+from lidc_cdam.crop_files import crop_path, mask_path, reader_masks_path
 from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.map_files import volume_folder, volume_path, volume_targets
 from lidc_cdam.progress import say
 from reports.context import SAFE_NAME, UNSAFE_NAME, Case, Run, chosen_nodules, open_run
 from reports.export.formats import FORMATS, Item
@@ -66,7 +68,11 @@ def export(
     known = {case.nodule_id: case for case in cases}
     chosen = [known[nodule] for nodule in chosen_nodules(list(known), nodules, run)]
     config = {"method": method, "extent": extent, "formats": list(formats), "nodules": nodules}
-    inputs: dict[str, Path | str] = {"run": facts.config_sha256, "predictions": run / artifacts.PREDICTIONS}
+    inputs: dict[str, Path | str] = {
+        "run": facts.config_sha256,
+        "predictions": run / artifacts.PREDICTIONS,
+        "crops and maps": _shown(facts, chosen),
+    }
     record = provenance.begin(out, "export", config, inputs, "export into another --out")
     if record.finished and is_whole(out):
         say(f"{len(chosen)} nodules are exported already in {out}.")
@@ -95,6 +101,22 @@ def _formats(asked: Sequence[str], dicom: Path | None) -> tuple[str, ...]:
             f"--dicom, or choose among {', '.join(name for name, form in FORMATS.items() if not form.placed)}."
         )
     return tuple(name for name in FORMATS if name in names)
+
+
+def _shown(facts: Run, cases: Sequence[Case]) -> str:
+    """Digest of the crops, masks, maps and volumes of what is exported: `explain --volume` makes another export."""
+    digests = {}
+    for case in cases:
+        volumes = volume_folder(facts.folder, case.fold, facts.method, case.nodule_id)
+        paths = (
+            crop_path(facts.data, case.nodule_id),
+            mask_path(facts.data, case.nodule_id),
+            reader_masks_path(facts.data, case.nodule_id),
+            artifacts.maps_path(facts.folder, case.fold, facts.method, case.nodule_id),
+            *(volume_path(volumes, target) for target in volume_targets(volumes)),
+        )
+        digests[case.nodule_id] = [provenance.sha256(path) if path.is_file() else "" for path in paths]
+    return provenance.sha256_of(digests)
 
 
 def _items(

@@ -4,12 +4,15 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from test_reports import world
 
 from lidc_cdam import artifacts, cli, crop_files
+from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import read_json
+from lidc_cdam.map_files import Volume, volume_folder, write_volume
 from reports.export import formats
 from reports.export.listing import EXPORTED, FAILED_FORMAT
 from reports.export.stage import export
@@ -158,3 +161,15 @@ def test_when_nothing_can_be_exported_the_first_reason_is_the_error(cohort, tmp_
     assert capsys.readouterr().err == "lidc-cdam export: No nodule could be exported; the first: broken\n"
     assert files(tmp_path / "out") == set()
     assert not (tmp_path / "out" / cohort.nodules[0]).exists()
+
+
+def test_volumes_that_came_later_are_another_export(cohort, tmp_path):
+    run, out = cohort.biomarkers, tmp_path / "out"
+    export(run, out, ["nifti"])
+    export(run, out, ["nifti"])
+    scores = np.ones((1, *(world.SIDE,) * 3), np.float32)
+    folder = volume_folder(run, 0, "cdam", cohort.nodules[0])
+    write_volume(folder, "margin", Volume(scores, ("axial",), (0.0, 0.0, 0.0), 1.0, ""))
+    with pytest.raises(LidcCdamError, match=r"was made by `export` with crops and maps = .*; export into another --out"):
+        export(run, out, ["nifti"])
+    export(run, tmp_path / "other", ["nifti"])

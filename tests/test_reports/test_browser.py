@@ -494,8 +494,19 @@ def test_letters_the_bar_and_the_words_stand_beside_the_picture(shown, view):
         letters = [pane.locator(f".edge.{edge}").inner_text() for edge in ("left", "right", "top", "bottom")]
         assert tuple(letters) == VIEWS[shown_view].letters
         assert pane.locator(".plea").inner_text() == figures.RESEARCH
-        assert pane.locator(".ruler").bounding_box()["width"] == pytest.approx(image["width"] * 10 / world.SIDE, abs=0.6)
-        for name in (".edge.left", ".edge.right", ".edge.top", ".edge.bottom", ".ruler", ".plea", "figcaption", ".note"):
+        assert pane.locator(".ruler").bounding_box()["width"] == pytest.approx(
+            image["width"] * 10 / world.SIDE, abs=0.6
+        )
+        for name in (
+            ".edge.left",
+            ".edge.right",
+            ".edge.top",
+            ".edge.bottom",
+            ".ruler",
+            ".plea",
+            "figcaption",
+            ".note",
+        ):
             box = pane.locator(name).bounding_box()
             beside = box["x"] + box["width"] <= image["x"] + 1 or box["x"] >= image["x"] + image["width"] - 1
             over_or_under = box["y"] + box["height"] <= image["y"] + 1 or box["y"] >= image["y"] + image["height"] - 1

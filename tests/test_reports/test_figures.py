@@ -108,8 +108,11 @@ def test_every_picture_says_research_use_only():
 
 def test_no_words_and_no_scale_bar_lie_on_the_picture():
     svg = figures.ct_picture(cut(view="coronal"), "", "a")
-    corner = float(re.findall(r'translate\(([\d.]+) ', svg)[0])
-    placed = {words: (float(x), float(y)) for x, y, words in re.findall(r'<text x="([\d.]+)" y="([\d.]+)".*?>(.+?)</text>', svg)}
+    corner = float(re.findall(r"translate\(([\d.]+) ", svg)[0])
+    placed = {
+        words: (float(x), float(y))
+        for x, y, words in re.findall(r'<text x="([\d.]+)" y="([\d.]+)".*?>(.+?)</text>', svg)
+    }
     assert {"R", "L", "H", "F", "10 mm"} < set(placed)
     for x, y in placed.values():
         assert not (corner < x < corner + SIDE and corner < y < corner + SIDE)

@@ -201,7 +201,10 @@ def test_the_runs_figures_stand_beside_the_ruler_and_the_noise_floor(tmp_path):
     )
     report(cohort.biomarkers, tmp_path / "out", also_run=cohort.malignancy)
     index = (tmp_path / "out" / "index.html").read_text()
-    assert "AUC 0.910 (0.880\u00a0to\u00a00.940); the readers’ mean diameter alone 0.900 (0.880\u00a0to\u00a00.940)." in index
+    assert (
+        "AUC 0.910 (0.880\u00a0to\u00a00.940); the readers’ mean diameter alone 0.900 (0.880\u00a0to\u00a00.940)."
+        in index
+    )
     page = html.unescape((tmp_path / "out" / "run.html").read_text())
     table = re.findall(r'<th scope="row">([^<]+)</th><td>([^<]+)</td>', page)
     assert ("This run", "0.910 (0.880\u00a0to\u00a00.940)") in table

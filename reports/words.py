@@ -241,6 +241,11 @@ def _relevance(pairs: Sequence[tuple[Run, Case]]) -> str:
         shown = f"{percent(most)} of what raises {named} lies on the nodule (inside the readers' consensus){beside}."
         return shown[:1].upper() + shown[1:]
     middle = percent(statistics.median(entry[0] for entry in masses))
+    if percent(least) == percent(most):
+        return (
+            f"Of what raises a prediction, {middle} lies on the nodule (inside the readers' consensus) in each of "
+            f"{len(masses)} maps{beside}."
+        )
     return (
         f"Of what raises a prediction, {middle} lies on the nodule (inside the readers' consensus) in the median of "
         f"{len(masses)} maps, from {percent(least)} ({lowest.title.lower()}) to {percent(most)} "

@@ -141,9 +141,9 @@ def zone_words(area: dict[str, float], views: int) -> str:
     sizes = {zone: percent(area.get(zone, 0.0)) for zone in ZONES}
     pooled = f", pooled over {views} views" if views > 1 else ""
     return (
-        f"Core: deeper than {EDGE_MM:g}\u00a0mm inside the readers' consensus ({sizes['core']} of the area read{pooled}); "
-        f"rim: within {EDGE_MM:g}\u00a0mm of its outline ({sizes['rim']}); outside: farther out ({sizes['outside']}). A "
-        f"map that prefers no place has its scores in these shares."
+        f"Core: deeper than {EDGE_MM:g}\u00a0mm inside the readers' consensus ({sizes['core']} of the area "
+        f"read{pooled}); rim: within {EDGE_MM:g}\u00a0mm of its outline ({sizes['rim']}); outside: farther out "
+        f"({sizes['outside']}). A map that prefers no place has its scores in these shares."
     )
 
 

@@ -13,7 +13,7 @@ from reports import figures
 from reports.context import Case, Run, targets_of, title_of
 from reports.material import Material
 from reports.results import GROUP, told
-from reports.words import percent
+from reports.words import nodules, percent
 
 LABELS = {0: "benign", 1: "malignant", None: "indeterminate"}
 
@@ -75,6 +75,7 @@ def index_content(runs: Sequence[Run], results: Sequence[dict[str, Any]], proble
         "folds": sorted({row["fold"] for row in rows}),
         "problem": problem,
         "rows": rows,
+        "count": nodules(len(rows)),
         "synthetic": sum(row["synthetic"] for row in rows),
         "unread": sum(row["unread"] for row in rows),
         "flags": _flag_rows(rows),
@@ -90,13 +91,13 @@ def _flag_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _run_facts(run: Run) -> dict[str, Any]:
-    nodules = sum(run.mapped.values())
+    mapped = sum(run.mapped.values())
     shared = run.shared_patients
     leakage = (
         "" if not shared else f"; {percent(shared)} of test nodules share their patient with training or validation"
     )
     backbone = f"Backbone {run.backbone or 'not recorded'}, protocol {run.protocol or 'not recorded'}{leakage}."
-    maps = f"{run.method} maps of {nodules} nodules." if run.limits else "No maps yet."
+    maps = f"Maps: {run.method}, of {nodules(mapped)}." if run.limits else "No maps yet."
     return {"title": title_of(run), "sentences": [*_figures(run.summary), f"{backbone} {maps}", *run.shown]}
 
 

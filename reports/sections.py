@@ -48,7 +48,7 @@ def document(material: Material) -> dict[str, Any]:
         "consensus": consensus_words(material.runs[0].consensus_level),
         "targets": [_target_row(case, run, target) for run, case in material.pairs for target in targets_of(run)],
         "intervals": _interval_notes(material),
-        "runs": runs,
+        "runs": _said_once(runs),
         "trust": [trust_section(material, index) for index, own in enumerate(material.cases) if own is not None],
         "similar": [similar_section(run, case) for run, case in material.pairs],
         "cautions": caution_sentences(sorted({run.method for run in material.runs})),
@@ -57,6 +57,16 @@ def document(material: Material) -> dict[str, Any]:
         "cite": CITATIONS,
         "shared": pictures.shared,
     }
+
+
+def _said_once(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The maps' sections; what an earlier one says of all maps is left out of the later ones."""
+    made: list[dict[str, Any]] = []
+    for run in runs:
+        said = {note for other in made for note in (other["zones"], *other["notes"])}
+        zones = "" if run["zones"] in said else run["zones"]
+        made.append(run | {"zones": zones, "notes": [note for note in run["notes"] if note not in said]})
+    return made
 
 
 def _short(text: str, longest: int = 64) -> str:

@@ -24,6 +24,7 @@ from reports.run_report import is_whole, write_run_report
 from reports.scales import plain_limits
 from reports.sections import document
 from reports.viewer import viewer_data
+from reports.words import nodules as counted
 
 INDEX = "index.html"
 MOST_COMBINED = 100
@@ -77,7 +78,7 @@ def report(
     )
     whole = is_whole(out) and not (out / artifacts.FAILED).exists()
     if record.finished and whole and all(item.is_current() for item in items):
-        say(f"The reports of {len(items)} nodules are finished already; open {out / INDEX}.")
+        say(f"The reports of {counted(len(items))} are finished already; open {out / INDEX}.")
         _combine(combined, items)
         return
     provenance.reopen(out, "report")
@@ -219,7 +220,7 @@ def _combine(path: Path | None, items: Sequence[Item]) -> None:
         documents.append(pdf.stand_alone(content, content["shared"]))
     with replacing(path) as temporary:
         temporary.write_bytes(pdf.render_combined(documents))
-    say(f"Wrote the reports of {len(items)} nodules into {path}.")
+    say(f"Wrote the reports of {counted(len(items))} into {path}.")
 
 
 def _write_failed(out: Path, failed: Sequence[dict[str, Any]]) -> None:
@@ -243,4 +244,4 @@ def _tell(runs: Sequence[Run], results: Sequence[Any], failed: Sequence[Any], ou
     if failed:
         some = "1 nodule has" if len(failed) == 1 else f"{len(failed)} nodules have"
         say(f"{some} no report; {out / artifacts.FAILED} gives each reason.")
-    say(f"Wrote HTML and PDF reports of {len(results) - len(failed)} nodules; open {out / INDEX}.")
+    say(f"Wrote HTML and PDF reports of {counted(len(results) - len(failed))}; open {out / INDEX}.")

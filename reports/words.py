@@ -118,6 +118,11 @@ def percent(share: float) -> str:
     return "above 99\u00a0%" if 0.995 <= share < 1 else f"{share * 100:.0f}\u00a0%"
 
 
+def nodules(number: int) -> str:
+    """A number of nodules: `1 nodule`, `2 nodules`."""
+    return f"{number} nodule{'' if number == 1 else 's'}"
+
+
 def with_word(target: Target, value: float | None, median: bool = False) -> dict[str, str]:
     """A value on the readers' scale, and the published word of the nearest code.
 
@@ -173,7 +178,7 @@ def map_command(run: Run) -> str:
 
 
 def lead_sentences(pairs: Sequence[tuple[Run, Case]], strongest: Strongest | None) -> list[str]:
-    """Two to five sentences: malignancy, how much was not read, the biomarker that is furthest off, where scores lie.
+    """Two to five sentences: malignancy, what was not read, the biomarker that is furthest off, where scores lie.
 
     What every result must say of a run (`Run.shown`) follows them.
     """
@@ -216,8 +221,8 @@ def _unread(case: Case) -> str:
     if share < MUCH_UNREAD:
         return ""
     return (
-        f"{percent(share)} of the cube was not read (hatched): the model saw mirrored tissue there, and what a map shows "
-        f"on it is no finding."
+        f"{percent(share)} of the cube was not read (hatched): the model saw mirrored tissue there, and what a map "
+        f"shows on it is no finding."
     )
 
 
@@ -269,6 +274,11 @@ def _relevance(pairs: Sequence[tuple[Run, Case]]) -> str:
         shown = f"{percent(most)} of what raises {named} lies on the nodule (inside the readers' consensus){beside}."
         return shown[:1].upper() + shown[1:]
     middle = percent(statistics.median(entry[0] for entry in masses))
+    if percent(least) == percent(most):
+        return (
+            f"Of what raises a prediction, {middle} lies on the nodule (inside the readers' consensus) in each of "
+            f"{len(masses)} maps{beside}."
+        )
     return (
         f"Of what raises a prediction, {middle} lies on the nodule (inside the readers' consensus) in the median of "
         f"{len(masses)} maps, from {percent(least)} ({lowest.title.lower()}) to {percent(most)} "

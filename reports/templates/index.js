@@ -36,7 +36,8 @@ document.addEventListener("DOMContentLoaded", () => {
       const hidden = !fits || shown > limit;
       if (entry.row.hidden !== hidden) entry.row.hidden = hidden;
     }
-    count.textContent = shown === rows.length ? `${shown} nodules` : `${shown} of ${rows.length} nodules`;
+    const all = `${rows.length} nodule${rows.length === 1 ? "" : "s"}`;
+    count.textContent = shown === rows.length ? all : `${shown} of ${all}`;
     empty.hidden = shown > 0;
     more.hidden = shown <= limit;
   };

@@ -301,6 +301,7 @@ def test_window_by_preset_keys_numbers_and_drag(shown):
         assert shown.pressed("window") == [name]
         assert (shown.page.input_value("#level"), shown.page.input_value("#width")) == numbers
     shown.page.locator("#window button[data-value=soft]").click()
+    shown.settle()
     shown.page.fill("#level", "100")
     shown.page.press("#level", "Enter")
     shown.settle()

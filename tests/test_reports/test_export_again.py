@@ -170,6 +170,8 @@ def test_volumes_that_came_later_are_another_export(cohort, tmp_path):
     scores = np.ones((1, *(world.SIDE,) * 3), np.float32)
     folder = volume_folder(run, 0, "cdam", cohort.nodules[0])
     write_volume(folder, "margin", Volume(scores, ("axial",), (0.0, 0.0, 0.0), 1.0, ""))
-    with pytest.raises(LidcCdamError, match=r"was made by `export` with crops and maps = .*; export into another --out"):
+    with pytest.raises(
+        LidcCdamError, match=r"was made by `export` with crops and maps = .*; export into another --out"
+    ):
         export(run, out, ["nifti"])
     export(run, tmp_path / "other", ["nifti"])

@@ -115,7 +115,7 @@ def test_no_words_and_no_scale_bar_lie_on_the_picture():
     }
     assert {"R", "L", "H", "F", "10 mm"} < set(placed)
     for x, y in placed.values():
-        assert not (corner < x < corner + SIDE and corner < y < corner + SIDE)
+        assert not (corner - 0.4 < x < corner + SIDE + 0.4 and corner - 0.4 < y < corner + SIDE + 0.4)
     (bar,) = re.findall(r"M([\d.]+) ([\d.]+)H([\d.]+)", svg)
     assert float(bar[2]) - float(bar[0]) == pytest.approx(10)
     assert float(bar[1]) > corner + SIDE

@@ -76,7 +76,8 @@ def test_what_lies_on_mirrored_tissue_is_told_and_left_out():
     told = findings.sentences(TARGETS["margin"], findings.find([cut(padded=True)], scores), 3)
     assert told == [
         "100\u00a0% of the score raises margin: 100\u00a0% in the core, 0\u00a0% at the rim, 0\u00a0% outside.",
-        "Strongest token: −3, on mirrored tissue, 15\u00a0mm right and 15\u00a0mm anterior of the centre in the axial view.",
+        "Strongest token: −3, on mirrored tissue, 15\u00a0mm right and 15\u00a0mm anterior of the centre in the axial "
+        "view.",
         "75\u00a0% of all score, on mirrored tissue, is left out above.",
     ]
 
@@ -90,8 +91,8 @@ def test_the_zones_are_told_with_their_areas():
     found = findings.find([cut()], np.ones((1, 16, 16), np.float32))
     assert found.positive == pytest.approx(found.area)
     assert findings.zone_words(found.area, 1) == (
-        "Core: deeper than 2\u00a0mm inside the readers' consensus (14\u00a0% of the area read); rim: within 2\u00a0mm of "
-        f"its outline ({found.area['rim'] * 100:.0f}\u00a0%); outside: farther out "
+        "Core: deeper than 2\u00a0mm inside the readers' consensus (14\u00a0% of the area read); rim: within 2\u00a0mm "
+        f"of its outline ({found.area['rim'] * 100:.0f}\u00a0%); outside: farther out "
         f"({found.area['outside'] * 100:.0f}\u00a0%). A map that prefers no place has its scores in these shares."
     )
     assert "of the area read, pooled over 3 views)" in findings.zone_words(found.area, 3)

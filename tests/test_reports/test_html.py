@@ -126,7 +126,15 @@ def test_hostile_text_is_shown_as_text(made):
 
 def test_the_index_names_hostile_nodules_and_reasons_as_text():
     failed = [{"nodule_id": HOSTILE, "reason": HOSTILE}]
-    content = {"title": "t", "research": "r", "targets": [], "rows": [], "runs": [], "failed": failed}
+    content = {
+        "title": "t",
+        "research": "r",
+        "targets": [],
+        "rows": [],
+        "count": "0 nodules",
+        "runs": [],
+        "failed": failed,
+    }
     content |= {
         "synthetic": 0,
         "unread": 0,

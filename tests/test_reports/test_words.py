@@ -49,6 +49,14 @@ def test_relevance_is_shown_beside_chance(run):
     )
 
 
+def test_maps_with_the_same_share_are_told_together(run):
+    case = dataclasses.replace(CASE, measures={"margin": mass(0.4, 0.1), "diameter": mass(0.401, 0.1)})
+    assert words.lead_sentences([(run, case)], None)[1] == (
+        "Of what raises a prediction, 40\u00a0% lies on the nodule (inside the readers' consensus) in each of 2 maps; "
+        "10\u00a0% would be chance."
+    )
+
+
 def test_one_map_below_chance_is_not_told_as_the_best_of_several(run):
     case = dataclasses.replace(CASE, measures={"diameter": mass(0.08, 0.18)})
     assert words.lead_sentences([(run, case)], None)[1] == (

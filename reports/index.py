@@ -8,7 +8,7 @@ from typing import Any
 from lidc_cdam.artifacts import SCHEMA
 from lidc_cdam.geometry import take_view
 from lidc_cdam.quality import FLAGS, flag_kind
-from lidc_cdam.vocabulary import MALIGNANCY, TARGETS
+from lidc_cdam.vocabulary import MALIGNANCY, RESEARCH, TARGETS
 from reports import figures
 from reports.context import Case, Run, targets_of, title_of
 from reports.material import Material
@@ -70,7 +70,7 @@ def index_content(runs: Sequence[Run], results: Sequence[dict[str, Any]], proble
     rows = [row for row in results if "reason" not in row]
     return {
         "title": "Nodule reports",
-        "research": figures.RESEARCH,
+        "research": RESEARCH,
         "targets": [{"key": key, "title": TARGETS[key].title} for run in runs for key in run.targets],
         "folds": sorted({row["fold"] for row in rows}),
         "problem": problem,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from lidc_cdam.geometry import VIEWS
-from lidc_cdam.vocabulary import TARGETS, Target
+from lidc_cdam.vocabulary import RESEARCH, TARGETS, Target
 from reports import charts, figures
 from reports.conformal import CONFIDENCE
 from reports.context import Case, Run, targets_of, title_of
@@ -39,7 +39,7 @@ def document(material: Material) -> dict[str, Any]:
     return {
         "title": f"Nodule {_short(case.nodule_id)}",
         "nodule_id": case.nodule_id,
-        "research": figures.RESEARCH,
+        "research": RESEARCH,
         "synthetic": case.is_synthetic,
         "facts": _facts(material),
         "acquisition": _acquisition(material),

@@ -18,6 +18,8 @@ from lidc_cdam import artifacts, crop_files
 from lidc_cdam.artifacts import Maps
 from lidc_cdam.geometry import VIEWS, take_view
 from lidc_cdam.map_files import Volume, volume_folder, write_volume
+from lidc_cdam.quality import SYNTHETIC
+from lidc_cdam.vocabulary import RESEARCH
 from reports import figures, html
 from reports.context import SHOWN, open_run
 from reports.stage import report
@@ -480,8 +482,24 @@ def test_it_prints_the_still_pictures_and_not_the_viewer(shown, tmp_path):
     opened.close()
     assert len(texts) <= 6  # of two runs with three views; one run takes four
     # the style's margin box bears the words of every page, and no page is an orphan
-    assert all(f"{figures.RESEARCH} " in f"{text} " for text in texts)
+    assert all(f"{RESEARCH} " in f"{text} " for text in texts)
     assert min(map(len, texts)) > 300
+
+
+def test_every_printed_page_of_phantoms_says_so(browser, tmp_path):
+    cohort = world.make(tmp_path, count=2, flags=(SYNTHETIC,))
+    report(cohort.biomarkers, tmp_path / "out")
+    words = {
+        cohort.nodules[0]: "Synthetic phantom",
+        "index": "With synthetic phantoms",
+        "run": "With synthetic phantoms",
+    }
+    for name, word in words.items():
+        with Page(browser, tmp_path / "out" / f"{name}.html") as shown:
+            opened = pypdfium2.PdfDocument(shown.page.pdf(format="A4"))
+            texts = [" ".join(page.get_textpage().get_text_range().split()) for page in opened]
+            opened.close()
+        assert all(f"{RESEARCH} · {word}" in text for text in texts), name
 
 
 @pytest.mark.parametrize("view", ["axial", "coronal", "sagittal"])
@@ -494,7 +512,7 @@ def test_letters_the_bar_and_the_words_stand_beside_the_picture(shown, view):
         shown_view = shown.caption(role).split(" ")[0].lower()
         letters = [pane.locator(f".edge.{edge}").inner_text() for edge in ("left", "right", "top", "bottom")]
         assert tuple(letters) == VIEWS[shown_view].letters
-        assert pane.locator(".plea").inner_text() == figures.RESEARCH
+        assert pane.locator(".plea").inner_text() == RESEARCH
         assert pane.locator(".ruler").bounding_box()["width"] == pytest.approx(
             image["width"] * 10 / world.SIDE, abs=0.6
         )

@@ -9,6 +9,7 @@ from test_reports import world
 
 from lidc_cdam import crop_files
 from lidc_cdam.geometry import VIEWS, take_view
+from lidc_cdam.vocabulary import RESEARCH
 from reports import figures
 
 SIDE = world.SIDE
@@ -103,7 +104,7 @@ def test_every_picture_says_research_use_only():
         figures.outlined_picture("", cut().consensus, float(SIDE)),
     ]
     for svg in pictures:
-        assert " - ".join(re.findall(r">([^<>]+)</text>", svg)[-2:]) == figures.RESEARCH
+        assert " - ".join(re.findall(r">([^<>]+)</text>", svg)[-2:]) == RESEARCH
 
 
 def test_no_words_and_no_scale_bar_lie_on_the_picture():

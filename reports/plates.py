@@ -13,7 +13,7 @@ from reports.results import told
 
 LARGEST = 3_000_000
 """Bytes of a figure; a larger one is named and left where it is."""
-SIZE = re.compile(r'<svg[^>]* viewBox="0 0 ([\d.]+) ([\d.]+)"')
+ROOT = re.compile(r'<svg(?P<rest>[^>]* viewBox="0 0 (?P<width>[\d.]+) (?P<height>[\d.]+)"[^>]*)>')
 FOOT = 12
 """Height of the line under a figure that `marked` adds, in the figure's own points."""
 
@@ -71,14 +71,16 @@ def marked(made: Sequence[Block], words: str) -> list[Block]:
 
 def _marked(svg: str, words: str) -> str:
     """A figure over a line of words; one that does not tell its size is left as it is."""
-    size = SIZE.search(svg)
-    if size is None:
+    root = ROOT.search(svg)
+    if root is None:
         return svg
-    width, height = float(size[1]), float(size[2])
+    width, height = float(root["width"]), float(root["height"])
+    # The figure's own size is in points, which are no units of the frame around it.
+    rest = re.sub(r' (width|height)="[^"]*"', "", root["rest"])
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}pt" height="{height + FOOT:g}pt" '
         f'viewBox="0 0 {width:g} {height + FOOT:g}"><rect width="{width:g}" height="{height + FOOT:g}" fill="#fff"/>'
-        f'<svg width="{width:g}" height="{height:g}">{svg[size.start() :]}</svg>'
+        f'<svg width="{width:g}" height="{height:g}"{rest}>{svg[root.end() :]}'
         f'<text x="4" y="{height + 0.7 * FOOT:g}" font-family="DejaVu Sans, sans-serif" font-size="7.5" '
         f'font-weight="bold" fill="#a3195b">{escape(words)}</text></svg>'
     )

@@ -25,7 +25,10 @@ def test_a_marked_figure_is_the_same_over_a_line_of_words(figure):
     made = blocks.row([plate(figure, "ROC", "a curve")])
     (row,) = marked([made], "Synthetic <phantoms>")
     before, after = made["pieces"][0]["svg"], row["pieces"][0]["svg"]
-    assert before[before.index("<svg") :] in after
+    assert before[before.index("<svg") :].partition(">")[2] in after
+    # Its size and that of its frame are in the same unit: nothing is cut off.
+    assert '<svg width="216" height="144" ' in after
+    assert after.count("<svg") == after.count("</svg>") == 2
     assert "Synthetic &lt;phantoms&gt;</text>" in after
     assert f'viewBox="0 0 216 {144 + FOOT}"' in after
     assert marked([blocks.text("words")], "others") == [blocks.text("words")]

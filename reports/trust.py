@@ -71,7 +71,7 @@ def _twins(material: Material, index: int) -> list[dict[str, Any]]:
                 {
                     "title": TARGETS[key].title,
                     "own": _thumbnail(material, maps, key, view, depth, limits[key], name),
-                    "random": _thumbnail(material, random, key, view, depth, random_limits[key], f"{name}-random"),
+                    "random": _thumbnail(material, random, key, view, depth, random_limits[key], name, True),
                     "words": _twin_words(case.measures.get(key, {})),
                 }
             )
@@ -83,11 +83,12 @@ def _twin_words(own: dict[str, float]) -> str:
 
 
 def _thumbnail(
-    material: Material, maps: Maps, key: str, view: str, depth: int, limit: float, name: str
+    material: Material, maps: Maps, key: str, view: str, depth: int, limit: float, name: str, is_random: bool = False
 ) -> dict[str, str]:
     place = maps.targets.index(key), maps.views.index(view), maps.slices.index(depth)
-    weights = " with random weights" if name.endswith("-random") else ""
-    svg = figures.map_thumbnail(material.cut(view, depth), maps.scores[place], limit, limit * CONTOUR_SHARE, name)
+    weights, ending = (" with random weights", "-random") if is_random else ("", "")
+    cut, level = material.cut(view, depth), limit * CONTOUR_SHARE
+    svg = figures.map_thumbnail(cut, maps.scores[place], limit, level, f"{name}{ending}")
     alt = f"Small {view} map of {TARGETS[key].title.lower()} by the model{weights}; full colour at {number(limit)}."
     return {"svg": svg, "alt": alt, "limit": f"±{number(limit)}"}
 

@@ -2,10 +2,12 @@ import base64
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 from test_reports import world
 
 from lidc_cdam import artifacts
+from lidc_cdam.artifacts import Maps
 from lidc_cdam.map_files import random_maps_path, read_random_maps
 from lidc_cdam.vocabulary import BIOMARKERS
 from reports.context import Case, Run, case_key, open_run
@@ -62,6 +64,32 @@ def test_a_map_stands_beside_that_of_random_weights_on_its_own_scale(tmp_path):
     row, column = np.unravel_index(np.abs(scores).argmax(), scores.shape)
     red, _, blue = colours(margin["random"]["svg"])[round((row + 3.5) * 6), round((column + 3.5) * 6)]
     assert (red > blue) == (scores[row, column] > 0)
+
+
+@pytest.mark.parametrize(
+    ("views", "slices", "grid", "shown"),
+    [
+        (("axial",), (12, 16), 16, "axial"),
+        (("coronal", "axial"), (16,), 16, "axial"),
+        (("coronal", "sagittal"), (16,), 16, "coronal"),
+        (("axial",), (16,), 8, "axial"),
+        (("axial",), (12, 20), 16, None),
+    ],
+)
+def test_maps_of_other_slices_views_and_grids_stand_beside_random_ones_where_both_are(
+    tmp_path, views, slices, grid, shown
+):
+    cohort = world.make(tmp_path, count=2)
+    path = artifacts.maps_path(cohort.malignancy, 0, "cdam", cohort.nodules[0])
+    generator = np.random.default_rng(1)
+    made = generator.normal(size=(1, len(views), len(slices), grid, grid)).astype(np.float32)
+    artifacts.write_maps(path, Maps(made, ("malignancy",), views, slices))
+    random = generator.normal(size=(1, 3, 1, 16, 16)).astype(np.float32)
+    kept = Maps(random, ("malignancy",), ("axial", "coronal", "sagittal"), (16,))
+    artifacts.write_maps(random_maps_path(cohort.malignancy, 0, "cdam", cohort.nodules[0]), kept)
+    run, cases = open_run(cohort.malignancy, "cdam")
+    twins = section_of(run, cases[0])["twins"]
+    assert [twin["own"]["alt"].startswith(f"Small {shown} map") for twin in twins] == ([True] if shown else [])
 
 
 def test_a_missing_or_damaged_map_of_random_weights_leaves_the_pictures_out(tmp_path):

@@ -93,3 +93,11 @@ def test_a_frame_that_is_not_the_patients_is_told(tmp_path, geometry, patient):
 def test_a_nodule_without_maps_has_no_layer(tmp_path):
     cohort = world.make(tmp_path, count=1, maps=False)
     assert data_of(cohort.biomarkers)[2]["layers"] == []
+
+
+def test_a_nodule_without_maps_does_not_open_with_those_of_random_weights(tmp_path):
+    cohort = world.make(tmp_path, count=2)
+    artifacts.maps_path(cohort.malignancy, 0, "cdam", cohort.nodules[0]).unlink()
+    _, material, data = data_of(cohort.malignancy)
+    assert material.random_maps[0] is not None
+    assert data["layers"] == []

@@ -25,6 +25,7 @@ const initial = () => ({
 let volume;
 let state;
 let waiting = false;
+let typed = "";
 
 function layerFor(target, method) {
   return given.layers.find((layer) => layer.targets.includes(target) && (!method || layer.method === method));
@@ -215,6 +216,19 @@ function setWindow(level, width) {
   update({ low: middle - wide / 2, high: middle + wide / 2 });
 }
 
+// A number that was typed; an empty field changes nothing.
+function takeNumbers() {
+  const number = (id, otherwise) => (element(id).value === "" ? otherwise : Number(element(id).value));
+  setWindow(number("level", level()), number("width", width()));
+  endTyping();
+}
+
+// What is drawn while a number is typed leaves its field alone; afterwards the field shows the window again.
+function endTyping() {
+  typed = "";
+  update({});
+}
+
 const level = () => (state.low + state.high) / 2;
 const width = () => state.high - state.low;
 
@@ -238,8 +252,9 @@ function renderControls() {
   press(element("view"), state.view);
   const preset = given.windows.find((window) => window.level === level() && window.width === width());
   press(element("window"), preset?.key ?? "");
-  element("level").value = level();
-  element("width").value = width();
+  for (const [id, value] of [["level", level()], ["width", width()]]) {
+    if (id !== typed) element(id).value = value;
+  }
   element("map").setAttribute("aria-pressed", String(state.map));
   element("compare").value = state.compare;
   element("method").value = state.method;
@@ -286,7 +301,9 @@ function prepareControls() {
   onInput("from", (value) => update({ from: value / 100 }));
   onInput("until", (value) => update({ until: value / 100 }));
   for (const id of ["level", "width"]) {
-    element(id).addEventListener("change", () => setWindow(Number(element("level").value), Number(element("width").value)));
+    element(id).addEventListener("input", () => (typed = id));
+    element(id).addEventListener("blur", endTyping);
+    element(id).addEventListener("change", takeNumbers);
   }
   for (const id of ["method", "compare", "outlines"]) {
     element(id).addEventListener("change", (event) => update({ [id]: event.target.value }));

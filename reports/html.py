@@ -61,7 +61,7 @@ def _plate(svg: str) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
 
 
-SCRIPTS = ("case_grid.js", "case_draw.js", "case.js")
+SCRIPTS = ("case_grid.js", "case_draw.js", "case.js", "case_keep.js", "case_controls.js")
 """The viewer's parts, in order; they share one scope."""
 KEYS: tuple[tuple[str, str], ...] = (
     ("1 to 9", "map of a target"),

@@ -39,10 +39,18 @@ def trust_section(material: Material, index: int) -> dict[str, Any]:
             for row in rows
         ],
         "notes": _notes(run, lacking),
-        "missing": _missing(run, lacking),
+        "missing": " ".join(filter(None, (_missing(run, lacking), _no_twins(material, index, lacking)))),
         "twins": _twins(material, index),
         "twins_note": TWINS,
     }
+
+
+def _no_twins(material: Material, index: int, lacking: list[str]) -> str:
+    """Why no map of random weights stands beside the map, where its figure is there."""
+    if material.maps[index] is None or material.random_maps[index] is not None or COLUMNS[-1] in lacking:
+        return ""
+    command = f"lidc-cdam evaluate --run RUN --methods {material.runs[index].method} --metrics randomised"
+    return f"No map of the same model with random weights is kept that can be read; `{command}` keeps it."
 
 
 TWINS = (

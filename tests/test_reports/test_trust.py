@@ -97,7 +97,12 @@ def test_a_missing_or_damaged_map_of_random_weights_leaves_the_pictures_out(tmp_
     random_maps_path(cohort.biomarkers, 0, "cdam", cohort.nodules[0]).unlink()
     random_maps_path(cohort.biomarkers, 1, "cdam", cohort.nodules[1]).write_bytes(b"no map")
     run, cases = open_run(cohort.biomarkers, "cdam")
-    assert [section_of(run, case)["twins"] for case in cases] == [[], []]
+    for section in (section_of(run, case) for case in cases):
+        assert section["twins"] == []
+        assert "`lidc-cdam evaluate --run RUN --methods cdam --metrics randomised` keeps it." in section["missing"]
+    (cohort.biomarkers / artifacts.EXPLAINERS).unlink()
+    run, cases = open_run(cohort.biomarkers, "cdam")
+    assert "--metrics randomised" not in section_of(run, cases[0])["missing"]
 
 
 def test_a_new_map_of_random_weights_makes_the_document_anew(tmp_path):

@@ -19,6 +19,7 @@ from reports.words import (
     lead_sentences,
     percent,
     plain,
+    shared_words,
     with_word,
 )
 
@@ -266,9 +267,7 @@ def _protocol(run: Run) -> str:
         return run.protocol
     if shared == 0:
         return f"{run.protocol}: no test nodule shares its patient with training or validation"
-    return (
-        f"{run.protocol}: {percent(shared)} of test nodules share their patient with training or validation (leakage)"
-    )
+    return f"{run.protocol}: {shared_words(shared)} (leakage)"
 
 
 CITATIONS: tuple[str, ...] = (

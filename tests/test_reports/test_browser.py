@@ -427,16 +427,31 @@ def test_a_saved_picture_bears_its_words(shown):
     assert image.shape == (720 + 130, 720, 3)
     # the warning's own colour, below the picture
     assert ((image[800:] - np.array([255, 217, 143])) ** 2).sum(-1).min() < 300
-    assert shown.text("copied") == "Picture saved."
+    playwright.expect(shown.page.locator("#copied")).to_have_text("Picture saved.")
 
 
 def test_a_picture_is_copied_where_the_browser_lets_the_page(browser, case):
     with Page(browser, case[1], permissions=["clipboard-read", "clipboard-write"]) as shown:
         shown.page.locator("#copy").click()
         shown.page.locator("#copied:not(:empty)").wait_for()
-        assert shown.text("copied") in (
-            "Picture copied.",
-            "This browser does not let the page copy; the picture was saved instead.",
+        assert shown.text("copied") == "Picture copied."
+        encoded = shown.page.evaluate(
+            "async () => { const [item] = await navigator.clipboard.read(); "
+            "const blob = await item.getType('image/png'); "
+            "return btoa(String.fromCharCode(...new Uint8Array(await blob.arrayBuffer()).subarray(0, 24))); }"
+        )
+        head = base64.b64decode(encoded)
+        assert (head[:4], head[16:]) == (b"\x89PNG", (720).to_bytes(4, "big") + (720 + 130).to_bytes(4, "big"))
+
+
+def test_where_a_picture_cannot_be_copied_it_is_saved(browser, case):
+    with Page(browser, case[1]) as shown:
+        shown.page.evaluate("() => { navigator.clipboard.write = () => Promise.reject(new Error('refused')); }")
+        with shown.page.expect_download() as waiting:
+            shown.page.locator("#copy").click()
+        assert waiting.value.suggested_filename == "LIDC-IDRI-0001_n01_axial_subtlety.png"
+        playwright.expect(shown.page.locator("#copied")).to_have_text(
+            "This browser does not let the page copy; the picture was saved instead."
         )
 
 

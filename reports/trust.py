@@ -7,7 +7,7 @@ from lidc_cdam.geometry import VIEWS
 from lidc_cdam.vocabulary import TARGETS, Target
 from reports import figures
 from reports.charts import signed
-from reports.context import Case, Run, targets_of
+from reports.context import Case, Run, targets_of, title_of
 from reports.maps import CONTOUR_SHARE
 from reports.material import Material
 from reports.measures import CHANCE, CONTROL, FIDELITY, MASS, POINTING
@@ -32,6 +32,7 @@ def trust_section(material: Material, index: int) -> dict[str, Any]:
     rows = [_row(run, case, target) for target in targets_of(run)]
     lacking = [name for place, name in enumerate(COLUMNS) if all(row["cells"][place] == NOT_MEASURED for row in rows)]
     return {
+        "title": title_of(run),
         "method": run.method,
         "columns": [name for name in COLUMNS if name not in lacking],
         "rows": [

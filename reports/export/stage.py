@@ -106,7 +106,7 @@ def _formats(asked: Sequence[str], dicom: Path | None) -> tuple[str, ...]:
 def _shown(facts: Run, cases: Sequence[Case]) -> str:
     """Digest of the crops, masks, maps and volumes of what is exported: `explain --volume` makes another export."""
     digests = {}
-    for case in cases:
+    for case in (case for case in cases if SAFE_NAME.fullmatch(case.nodule_id)):
         volumes = volume_folder(facts.folder, case.fold, facts.method, case.nodule_id)
         paths = (
             crop_path(facts.data, case.nodule_id),

@@ -193,7 +193,9 @@ def test_an_output_folder_of_another_form_is_refused_and_left_alone(cohort, tmp_
 def test_records_of_the_data_in_another_form_are_named_in_their_place(cohort, tmp_path, capsys) -> None:
     write_json(cohort.data / "provenance.json", {"schema": 99})
     assert call(cohort, tmp_path / "out", "report") == 0
-    assert (tmp_path / "out" / "run.html").exists()
+    for name in ("run", cohort.nodules[0]):
+        page = html.unescape((tmp_path / "out" / f"{name}.html").read_text())
+        assert "is not known, because provenance.json of the data cannot be read; these pages say median." in page
     assert call(cohort, tmp_path / "export", "export") == 0
 
 

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from lidc_cdam.files import replacing
+from lidc_cdam.vocabulary import RESEARCH
 
 FIGURES = "figures"
 """Folder of a run's figures."""
-RESEARCH = "Research use only - not for diagnosis"
 BLUE, ORANGE, GREEN, PINK, SKY, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#555555"
 DPI = 200
 STYLE: dict[str, Any] = {

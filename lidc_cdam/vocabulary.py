@@ -7,6 +7,8 @@ from typing import Literal
 from lidc_cdam.errors import LidcCdamError
 
 Kind = Literal["probability", "rating", "length"]
+RESEARCH = "Research use only - not for diagnosis"
+"""What every page and every picture says of itself."""
 
 
 @dataclass(frozen=True)

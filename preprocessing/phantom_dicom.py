@@ -11,7 +11,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from lidc_cdam.files import replacing
 from lidc_cdam.progress import track
 from preprocessing.annotations import Scan
-from preprocessing.series import PHANTOM
+from preprocessing.slices import PHANTOM
 
 INTERCEPT = -1024
 ORIENTATION = (1, 0, 0, 0, 1, 0)

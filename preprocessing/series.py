@@ -18,10 +18,8 @@ from lidc_cdam.compute import HERE, Pool, Workers
 from lidc_cdam.errors import LidcCdamError
 from preprocessing.crops import Frame
 from preprocessing.index_cache import read_tree
-from preprocessing.slices import Common, Slice
+from preprocessing.slices import PHANTOM, Common, Slice
 
-PHANTOM = "lidc-cdam phantom"
-"""SeriesDescription of a phantom's slices."""
 SAME_Z_MM = 0.02
 """Slices nearer than this lie at one z (the finest spacing of LIDC-IDRI is 0.45 mm)."""
 UNEVEN = 0.02

@@ -13,6 +13,8 @@ from pydicom.uid import UID, CTImageStorage, JPEGBaseline8Bit, JPEGExtended12Bit
 
 from preprocessing.headers import SYNTAX, read_header
 
+PHANTOM = "lidc-cdam phantom"
+"""SeriesDescription of a phantom's slices."""
 MAX_SIDE = 4096
 """Most rows or columns of a CT slice; a header that says more is damaged."""
 SPACING_LIMITS_MM = (0.01, 10.0)
@@ -44,7 +46,7 @@ class Common:
     lossy: bool
     """Whether the pixels ever went through lossy compression."""
     description: str
-    """SeriesDescription."""
+    """SeriesDescription of a phantom; empty for others, whose free words are not kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def read_slice(folder: str, name: str) -> Slice | str:
             (header["RescaleSlope"], header["RescaleIntercept"], header["PixelRepresentation"]),
             header.get(SYNTAX, ""),
             header.get("LossyImageCompression") == "01" or header.get(SYNTAX) in LOSSY_SYNTAXES,
-            header.get("SeriesDescription", ""),
+            PHANTOM if header.get("SeriesDescription") == PHANTOM else "",
         )
         number = int(_numbers(header.get("InstanceNumber") or "0")[0])
     except KeyError:

@@ -8,7 +8,7 @@ from reports.facts import Facts
 from reports.results import headline
 from reports.words import reach_sentence
 
-RESEARCH = (
+STUDY = (
     "Research on lung nodules on CT: how a vision transformer predicts what radiologists would rate, and what in the "
     "image moved each prediction."
 )
@@ -24,7 +24,7 @@ HIDDEN = ("data", "splits", "targets")
 
 def intended(facts: Facts) -> str:
     """What the run is for."""
-    purpose = TRIAL if kind.synthetic(facts) == kind.ALL else RESEARCH
+    purpose = TRIAL if kind.synthetic(facts) == kind.ALL else STUDY
     return f"{CONTROL if kind.is_permuted(facts) else purpose} {USERS}"
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lidc_cdam.files import write_text
-from reports.figures import RESEARCH
+from lidc_cdam.vocabulary import RESEARCH
 
 FOLDER = "checklists"
 AUTHOR = "author must answer"

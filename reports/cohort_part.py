@@ -6,7 +6,7 @@ from typing import Any
 from reports import blocks, kind
 from reports.blocks import Block
 from reports.facts import Facts
-from reports.words import percent
+from reports.words import shared_words
 
 ROLES = ("train", "val", "test")
 UNDECIDED = (
@@ -63,10 +63,7 @@ def leakage(facts: Facts) -> str:
         return ""
     if not splits.shared_patients:
         return "No test nodule shares its patient with a training or validation nodule of its fold."
-    return (
-        f"Leakage: {percent(splits.shared_patients)} of the test nodules share their patient with training or "
-        f"validation, so the figures are too good."
-    )
+    return f"Leakage: {shared_words(splits.shared_patients)}, so the figures are too good."
 
 
 def splits_blocks(facts: Facts) -> list[Block]:

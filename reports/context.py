@@ -171,7 +171,7 @@ def open_run(run: Path, method: str, data: Path | None = None) -> tuple[Run, lis
         versions=record.get("versions", {}),
         consensus_level=dataset.consensus_level,
         shown=(*shown_words(config), *label_words(rule)),
-        label_rule=rule,
+        label_rule=rule or "median",
         is_refitted=config.get("side_head") == "kernel",
         summary=_summary(run / artifacts.SUMMARY),
         views=tuple(config["views"]),
@@ -245,8 +245,11 @@ def _data_of(run: Path, config: dict[str, Any]) -> Path:
 
 
 def _label_rule(data: Path) -> str:
-    """The cohort's rule as its record says; a folder without one has the usual rule."""
-    record = provenance.read_record(data, "cohort") or {}
+    """The cohort's rule as its record says; a folder without one has the usual rule; empty where it cannot be read."""
+    try:
+        record = provenance.read_record(data, "cohort") or {}
+    except LidcCdamError:
+        return ""
     return str(record.get("config", {}).get("selection", {}).get("label_rule", "median"))
 
 
@@ -254,6 +257,11 @@ def label_words(rule: str) -> list[str]:
     """What every result must say of labels that come from another figure than the readers' median."""
     if rule == "median":
         return []
+    if not rule:
+        return [
+            f"Which of the readers' figures decides benign and malignant is not known, because {provenance.FILE} of "
+            f"the data cannot be read; these pages say median."
+        ]
     return [
         f"Benign and malignant stand for the readers' {rule} malignancy below and above 3 in this cohort, also where "
         f"these pages say median."

@@ -23,21 +23,15 @@ COLUMNS: dict[str, tuple[str, str, int]] = {
     "fidelity_delta": ("Fidelity Δ", "", 1),
     "box": ("Box sensitivity", "", 1),
     "box_delta": ("Box Δ", "", 1),
-    "fold_agreement": ("Other folds", "", 2),
-    "repeated_fold": ("Other folds", "", 2),
     "randomised_head": ("Random head", "", 2),
     "randomised_embedding": ("All weights random", "", 2),
+    "repeated_fold": ("Other folds", "", 2),
 }
 """Columns of the tables: title, the metric that is its chance, digits."""
 FAMILIES: dict[str, tuple[str, ...]] = {
     "On the readers' consensus": ("relevance_mass", "pointing_game", "auprc", "relevance_mass_soft", "compactness"),
     "On what the model uses": ("fidelity", "fidelity_delta", "box", "box_delta"),
-    "On the model's weights": (
-        "randomised_head",
-        "randomised_embedding",
-        "fold_agreement",
-        "repeated_fold",
-    ),
+    "On the model's weights": ("randomised_head", "randomised_embedding", "repeated_fold"),
 }
 """The tables: what they are measured on, and their columns."""
 PAIRED = ("relevance_mass", "pointing_game", "fidelity", "box")
@@ -54,7 +48,10 @@ MEANINGS = {
     "area under their correlation over the boxes' sides, in percent of the image's; 0 for a map that says nothing.",
     "compactness": "Compactness: share of the cells with |score| at most a twentieth of the largest; it says nothing "
     "of being right.",
-    "randomised_head": "Random: rank correlation with the map of the same model with random weights; lower is better.",
+    "randomised_head": "Random head: rank correlation with the map of the same model whose head and last norm are "
+    "random.",
+    "randomised_embedding": "All weights random: rank correlation with the map of the same model with every weight "
+    "random; near 0 where a map owes what it shows to training, far from 0 on either side where it does not.",
     "repeated_fold": "Other folds: rank correlation with the maps of other folds' models.",
 }
 FIGURES: dict[str, str] = {

@@ -17,6 +17,7 @@ from PIL import Image
 from skimage.measure import find_contours
 
 from lidc_cdam.geometry import VIEWS
+from lidc_cdam.vocabulary import RESEARCH
 
 ORANGE = (255, 140, 20)
 """Raises the prediction. Orange and blue stay apart in every common colour blindness and on grey CT."""
@@ -30,7 +31,6 @@ ABOVE, BELOW = "#ffe3c4", "#d5e7ff"
 """Contour lines at plus (solid) and minus (dashed) the level."""
 CONSENSUS = "#ffe24a"
 ANY_READER = "#7fe3ff"
-RESEARCH = "Research use only - not for diagnosis"
 CT_PIXELS = 192
 """Side of an embedded CT picture: six pixels a millimetre for a 32 mm crop."""
 MAP_PIXELS = 96

@@ -108,12 +108,22 @@ def zone_of(cut: Cut) -> Int[np.ndarray, "row column"]:
 
 def _token_zone(cut: Cut, token: tuple[int, int], grid: tuple[int, int]) -> str:
     """The zone that most of a token's square lies in."""
-    square = tuple(
-        slice(at * side // count, max((at + 1) * side // count, at * side // count + 1))
-        for at, side, count in zip(token, cut.consensus.shape, grid, strict=True)
-    )
-    found = np.bincount(zone_of(cut)[square].ravel() + 1, minlength=4)
+    found = np.bincount(zone_of(cut)[token_square(token, grid, cut.consensus.shape)].ravel() + 1, minlength=4)
     return ("unread", *ZONES)[int(found.argmax())]
+
+
+def token_square(token: tuple[int, int], grid: tuple[int, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """The pixels that a token covers, at least one.
+
+    Args:
+        token: its row and column.
+        grid: rows and columns of tokens.
+        shape: rows and columns of pixels.
+    """
+    return tuple(
+        slice(at * side // count, max((at + 1) * side // count, at * side // count + 1))
+        for at, side, count in zip(token, shape, grid, strict=True)
+    )
 
 
 def _on_pixels(scores: Float32[np.ndarray, "row column"], shape: tuple[int, ...]) -> Shaped[np.ndarray, "height width"]:

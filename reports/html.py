@@ -61,7 +61,7 @@ def _plate(svg: str) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
 
 
-SCRIPTS = ("case_grid.js", "case_draw.js", "case.js")
+SCRIPTS = ("case_grid.js", "case_draw.js", "case.js", "case_keep.js", "case_controls.js")
 """The viewer's parts, in order; they share one scope."""
 KEYS: tuple[tuple[str, str], ...] = (
     ("1 to 9", "map of a target"),
@@ -115,11 +115,12 @@ def _digest(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _policy(style: str, script: str = "") -> str:
+def _policy(style: str, script: str = "", pictures: str = "data:") -> str:
     """A page's policy: its own style and script by their digests, pictures it carries itself, and nothing else."""
     scripts = f"script-src '{_digest(script)}'; " if script else ""
     return (
-        f"default-src 'none'; style-src '{_digest(style)}'; {scripts}img-src data:; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; style-src '{_digest(style)}'; {scripts}img-src {pictures}; base-uri 'none'; "
+        f"form-action 'none'"
     )
 
 
@@ -143,8 +144,9 @@ def render_run(content: dict[str, Any], key: str) -> str:
 
 def render_images(page: dict[str, Any]) -> str:
     """The page that lists pictures of natural images' maps, which lie beside it as files."""
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' file:; base-uri 'none'; form-action 'none'"
-    return environment().get_template("images.html").render(page=page, policy=policy, style=_style())
+    style = _style("images")
+    policy = _policy(style, pictures="'self' file:")
+    return environment().get_template("images.html").render(page=page, policy=policy, style=style)
 
 
 def stored_key(path: Path) -> str | None:

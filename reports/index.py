@@ -8,12 +8,12 @@ from typing import Any
 from lidc_cdam.artifacts import SCHEMA
 from lidc_cdam.geometry import take_view
 from lidc_cdam.quality import FLAGS, flag_kind
-from lidc_cdam.vocabulary import MALIGNANCY, TARGETS
+from lidc_cdam.vocabulary import MALIGNANCY, RESEARCH, TARGETS
 from reports import figures
 from reports.context import Case, Run, targets_of, title_of
 from reports.material import Material
 from reports.results import GROUP, told
-from reports.words import nodules, percent
+from reports.words import nodules, percent, shared_words
 
 LABELS = {0: "benign", 1: "malignant", None: "indeterminate"}
 
@@ -70,7 +70,7 @@ def index_content(runs: Sequence[Run], results: Sequence[dict[str, Any]], proble
     rows = [row for row in results if "reason" not in row]
     return {
         "title": "Nodule reports",
-        "research": figures.RESEARCH,
+        "research": RESEARCH,
         "targets": [{"key": key, "title": TARGETS[key].title} for run in runs for key in run.targets],
         "folds": sorted({row["fold"] for row in rows}),
         "problem": problem,
@@ -93,9 +93,7 @@ def _flag_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _run_facts(run: Run) -> dict[str, Any]:
     mapped = sum(run.mapped.values())
     shared = run.shared_patients
-    leakage = (
-        "" if not shared else f"; {percent(shared)} of test nodules share their patient with training or validation"
-    )
+    leakage = f"; {shared_words(shared)}" if shared else ""
     backbone = f"Backbone {run.backbone or 'not recorded'}, protocol {run.protocol or 'not recorded'}{leakage}."
     maps = f"Maps: {run.method}, of {nodules(mapped)}." if run.limits else "No maps yet."
     return {"title": title_of(run), "sentences": [*_figures(run.summary), f"{backbone} {maps}", *run.shown]}

@@ -184,10 +184,7 @@ def strongest_score(material: Material) -> Strongest | None:
 def _token_place(material: Material, view: str, token: tuple[int, int], grid: tuple[int, ...]) -> str:
     """`inside` if a token's square touches the consensus, `unread` if nothing of it was read, else `outside`."""
     cut = material.cut(view)
-    square = tuple(
-        slice(at * side // count, max((at + 1) * side // count, at * side // count + 1))
-        for at, side, count in zip(token, cut.consensus.shape, grid, strict=True)
-    )
+    square = findings.token_square(token, grid, cut.consensus.shape)
     if cut.consensus[square].any():
         return "inside"
     return "unread" if cut.padded[square].all() else "outside"

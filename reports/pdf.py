@@ -13,7 +13,7 @@ from typing import Any
 import typst
 
 from lidc_cdam.errors import LidcCdamError
-from reports.figures import RESEARCH
+from lidc_cdam.vocabulary import RESEARCH
 from reports.html import TEMPLATES
 
 STANDARDS: "list[typst.PDFStandard]" = ["ua-1", "a-2a"]

@@ -1,6 +1,9 @@
 """Figures of a run's folder, taken into a report as they are."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 from lidc_cdam.vocabulary import MALIGNANCY
 from reports import blocks
@@ -10,6 +13,9 @@ from reports.results import told
 
 LARGEST = 3_000_000
 """Bytes of a figure; a larger one is named and left where it is."""
+ROOT = re.compile(r'<svg(?P<rest>[^>]* viewBox="0 0 (?P<width>[\d.]+) (?P<height>[\d.]+)"[^>]*)>')
+FOOT = 12
+"""Height of the line under a figure that `marked` adds, in the figure's own points."""
 
 
 def plate(path: Path, title: str, alt: str, folded: bool = False) -> Block:
@@ -51,3 +57,30 @@ def learning_plate(facts: Facts) -> Block:
     """The learning curves of the folds."""
     alt = "Training and validation loss over epochs, a curve a fold."
     return plate(facts.run.folder / "figures" / "learning_curves.svg", "Learning curves", alt)
+
+
+def marked(made: Sequence[Block], words: str) -> list[Block]:
+    """Blocks whose figures bear words below, so that one that is saved by itself still says them."""
+    return [
+        entry
+        | ({"svg": _marked(entry["svg"], words)} if entry["kind"] == "figure" else {})
+        | ({"pieces": marked(entry["pieces"], words)} if entry["kind"] == "row" else {})
+        for entry in made
+    ]
+
+
+def _marked(svg: str, words: str) -> str:
+    """A figure over a line of words; one that does not tell its size is left as it is."""
+    root = ROOT.search(svg)
+    if root is None:
+        return svg
+    width, height = float(root["width"]), float(root["height"])
+    # The figure's own size is in points, which are no units of the frame around it.
+    rest = re.sub(r' (width|height)="[^"]*"', "", root["rest"])
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}pt" height="{height + FOOT:g}pt" '
+        f'viewBox="0 0 {width:g} {height + FOOT:g}"><rect width="{width:g}" height="{height + FOOT:g}" fill="#fff"/>'
+        f'<svg width="{width:g}" height="{height:g}"{rest}>{svg[root.end() :]}'
+        f'<text x="4" y="{height + 0.7 * FOOT:g}" font-family="DejaVu Sans, sans-serif" font-size="7.5" '
+        f'font-weight="bold" fill="#a3195b">{escape(words)}</text></svg>'
+    )

@@ -6,7 +6,8 @@ from typing import Any
 
 from lidc_cdam import provenance
 from lidc_cdam.files import replacing, write_text
-from reports import blocks, figures, html, kind, pdf
+from lidc_cdam.vocabulary import RESEARCH
+from reports import blocks, html, kind, pdf
 from reports.answers import answers_of, together
 from reports.blocks import Block
 from reports.card import card_blocks, settings_blocks
@@ -15,7 +16,7 @@ from reports.cohort_part import cohort_blocks, splits_blocks
 from reports.context import Run, title_of
 from reports.explained import explainers_blocks
 from reports.facts import Facts, gather
-from reports.plates import learning_plate, performance_plates
+from reports.plates import learning_plate, marked, performance_plates
 from reports.results import headline, performance
 from reports.sections import CITATIONS
 from reports.subgroups import subgroup_blocks
@@ -23,6 +24,8 @@ from reports.subgroups import subgroup_blocks
 PAGE, PAPER = "run.html", "run.pdf"
 TITLED = {kind.ALL: ", synthetic phantoms", kind.PART: ", with synthetic phantoms", kind.NONE: ""}
 """What the title adds, so that every page of the PDF says it."""
+MARKED = {kind.ALL: "Synthetic phantoms", kind.PART: "With synthetic phantoms"}
+"""What stands under each figure, which can be saved without the page."""
 
 
 def write_run_report(out: Path, runs: Sequence[Run], renderer: str) -> None:
@@ -61,7 +64,7 @@ def run_content(facts: Sequence[Facts], answers: dict[str, str]) -> dict[str, An
     return {
         "title": f"Run report: {' and '.join(_lower(title_of(each.run), place) for place, each in enumerate(facts))}"
         f"{TITLED[kind.synthetic(first)]}",
-        "research": figures.RESEARCH,
+        "research": RESEARCH,
         "synthetic": kind.phantoms(first),
         "facts": _facts(facts),
         "sentences": list(dict.fromkeys(sentence for each in facts for sentence in headline(each))),
@@ -95,8 +98,9 @@ def _sections(facts: Sequence[Facts]) -> list[dict[str, Any]]:
     """The sections of each run; one that says the same of both stands once."""
     made: list[dict[str, Any]] = []
     for place, each in enumerate(facts):
-        title = title_of(each.run)
-        for key, (name, found) in _parts(each).items():
+        title, words = title_of(each.run), MARKED.get(kind.synthetic(each))
+        for key, (name, drawn) in _parts(each).items():
+            found = marked(drawn, words) if words else drawn
             if any(earlier["blocks"] == found for earlier in made):
                 continue
             shown = f"{name}: {title.lower()}" if len(facts) > 1 else name

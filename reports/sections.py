@@ -3,7 +3,7 @@
 from typing import Any
 
 from lidc_cdam.geometry import VIEWS
-from lidc_cdam.vocabulary import TARGETS, Target
+from lidc_cdam.vocabulary import RESEARCH, TARGETS, Target
 from reports import charts, figures
 from reports.conformal import CONFIDENCE
 from reports.context import Case, Run, targets_of, title_of
@@ -19,6 +19,7 @@ from reports.words import (
     lead_sentences,
     percent,
     plain,
+    shared_words,
     with_word,
 )
 
@@ -39,7 +40,7 @@ def document(material: Material) -> dict[str, Any]:
     return {
         "title": f"Nodule {_short(case.nodule_id)}",
         "nodule_id": case.nodule_id,
-        "research": figures.RESEARCH,
+        "research": RESEARCH,
         "synthetic": case.is_synthetic,
         "facts": _facts(material),
         "acquisition": _acquisition(material),
@@ -266,9 +267,7 @@ def _protocol(run: Run) -> str:
         return run.protocol
     if shared == 0:
         return f"{run.protocol}: no test nodule shares its patient with training or validation"
-    return (
-        f"{run.protocol}: {percent(shared)} of test nodules share their patient with training or validation (leakage)"
-    )
+    return f"{run.protocol}: {shared_words(shared)} (leakage)"
 
 
 CITATIONS: tuple[str, ...] = (

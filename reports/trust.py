@@ -7,7 +7,7 @@ from lidc_cdam.geometry import VIEWS
 from lidc_cdam.vocabulary import TARGETS, Target
 from reports import figures
 from reports.charts import signed
-from reports.context import Case, Run, targets_of
+from reports.context import Case, Run, targets_of, title_of
 from reports.maps import CONTOUR_SHARE
 from reports.material import Material
 from reports.measures import CHANCE, CONTROL, FIDELITY, MASS, POINTING
@@ -32,6 +32,7 @@ def trust_section(material: Material, index: int) -> dict[str, Any]:
     rows = [_row(run, case, target) for target in targets_of(run)]
     lacking = [name for place, name in enumerate(COLUMNS) if all(row["cells"][place] == NOT_MEASURED for row in rows)]
     return {
+        "title": title_of(run),
         "method": run.method,
         "columns": [name for name in COLUMNS if name not in lacking],
         "rows": [
@@ -39,10 +40,18 @@ def trust_section(material: Material, index: int) -> dict[str, Any]:
             for row in rows
         ],
         "notes": _notes(run, lacking),
-        "missing": _missing(run, lacking),
+        "missing": " ".join(filter(None, (_missing(run, lacking), _no_twins(material, index, lacking)))),
         "twins": _twins(material, index),
         "twins_note": TWINS,
     }
+
+
+def _no_twins(material: Material, index: int, lacking: list[str]) -> str:
+    """Why no map of random weights stands beside the map, where its figure is there."""
+    if material.maps[index] is None or material.random_maps[index] is not None or COLUMNS[-1] in lacking:
+        return ""
+    command = f"lidc-cdam evaluate --run RUN --methods {material.runs[index].method} --metrics randomised"
+    return f"No map of the same model with random weights is kept that can be read; `{command}` keeps it."
 
 
 TWINS = (
@@ -71,7 +80,7 @@ def _twins(material: Material, index: int) -> list[dict[str, Any]]:
                 {
                     "title": TARGETS[key].title,
                     "own": _thumbnail(material, maps, key, view, depth, limits[key], name),
-                    "random": _thumbnail(material, random, key, view, depth, random_limits[key], f"{name}-random"),
+                    "random": _thumbnail(material, random, key, view, depth, random_limits[key], name, True),
                     "words": _twin_words(case.measures.get(key, {})),
                 }
             )
@@ -83,11 +92,12 @@ def _twin_words(own: dict[str, float]) -> str:
 
 
 def _thumbnail(
-    material: Material, maps: Maps, key: str, view: str, depth: int, limit: float, name: str
+    material: Material, maps: Maps, key: str, view: str, depth: int, limit: float, name: str, is_random: bool = False
 ) -> dict[str, str]:
     place = maps.targets.index(key), maps.views.index(view), maps.slices.index(depth)
-    weights = " with random weights" if name.endswith("-random") else ""
-    svg = figures.map_thumbnail(material.cut(view, depth), maps.scores[place], limit, limit * CONTOUR_SHARE, name)
+    weights, ending = (" with random weights", "-random") if is_random else ("", "")
+    cut, level = material.cut(view, depth), limit * CONTOUR_SHARE
+    svg = figures.map_thumbnail(cut, maps.scores[place], limit, level, f"{name}{ending}")
     alt = f"Small {view} map of {TARGETS[key].title.lower()} by the model{weights}; full colour at {number(limit)}."
     return {"svg": svg, "alt": alt, "limit": f"±{number(limit)}"}
 

@@ -93,7 +93,8 @@ def _layers(material: Material, index: int) -> list[dict[str, Any]]:
     layers = [] if maps is None else _layer(run.method, maps, run.limits, case)
     layers += _volume_layer(material, run, case)
     random_maps = material.random_maps[index]
-    if random_maps is not None:
+    # Beside the maps alone: the viewer opens with the first layer, which must be the model's own.
+    if maps is not None and random_maps is not None:
         layers += _layer(f"{run.method}, random weights", random_maps, run.random_limits, case)
     for method, limits in run.beside.items():
         other = _read_beside(run, case, method)

@@ -118,6 +118,11 @@ def percent(share: float) -> str:
     return "above 99\u00a0%" if 0.995 <= share < 1 else f"{share * 100:.0f}\u00a0%"
 
 
+def shared_words(share: float) -> str:
+    """How many test nodules the folds do not keep apart by patient."""
+    return f"{percent(share)} of the test nodules share their patient with training or validation"
+
+
 def nodules(number: int) -> str:
     """A number of nodules: `1 nodule`, `2 nodules`."""
     return f"{number} nodule{'' if number == 1 else 's'}"

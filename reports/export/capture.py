@@ -26,6 +26,8 @@ PIXELS_PER_INCH = 72
 """One pixel a point of the template."""
 ORIENTATION = {"axial": ("L", "P"), "coronal": ("L", "F"), "sagittal": ("P", "F")}
 """Directions in which a view's columns and rows grow (PatientOrientation)."""
+SYNTHETIC = "  \u00b7  Synthetic phantom"
+"""What a picture of a phantom adds to what it may be used for."""
 
 
 def captures(subject: Subject) -> Iterator[SCImage]:
@@ -80,7 +82,7 @@ def _picture(panel: dict[str, Any], value: str, note: str, content: dict[str, An
         "title": panel["title"],
         "value": value,
         "note": note,
-        "research": content["research"],
+        "research": f"{content['research']}{SYNTHETIC if content['synthetic'] else ''}",
     }
 
 

@@ -8,11 +8,10 @@ from highdicom.pm import ParametricMap, RealWorldValueMapping
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
-from lidc_cdam.vocabulary import TARGETS
+from lidc_cdam.vocabulary import RESEARCH, TARGETS
 from reports.export.grids import Extent, frames_of
 from reports.export.objects import BODY_PART, Identity, algorithm_name, describe
 from reports.export.subject import Layer, Subject
-from reports.figures import RESEARCH
 
 
 def parametric_map(

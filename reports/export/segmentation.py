@@ -9,10 +9,10 @@ from jaxtyping import Shaped
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
+from lidc_cdam.vocabulary import RESEARCH
 from reports.export.grids import Extent, frames_of
 from reports.export.objects import MAKER, Identity, describe, tracking, version
 from reports.export.subject import Layer, Subject
-from reports.figures import RESEARCH
 
 CONSENSUS = "Consensus of the readers"
 CONSENSUS_SEGMENT = 1

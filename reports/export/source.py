@@ -31,7 +31,7 @@ NEEDED = (
 """What is taken from a source slice; nothing else of it can reach an output."""
 MOST_NAME = 64
 """Characters of a DICOM name's component, with the mark at its end."""
-KEPT = (*NEEDED, "SliceThickness", "PositionReferenceIndicator")
+KEPT = (*NEEDED, "SliceThickness")
 
 
 def find_sources(root: Path, series_uids: Collection[str]) -> dict[str, list[Path]]:
@@ -125,7 +125,8 @@ def _reduced(header: Dataset, patient_id: str) -> Dataset:
     kept.PatientID, kept.PatientName = patient_id, person_name(patient_id)
     for name in ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber", "StudyID"):
         setattr(kept, name, "")
-    kept.ReferringPhysicianName = ""
+    # Free words of the scanner in the source, such as its operator's landmark.
+    kept.ReferringPhysicianName = kept.PositionReferenceIndicator = ""
     kept.file_meta = FileMetaDataset()
     kept.file_meta.TransferSyntaxUID = header.file_meta.TransferSyntaxUID
     return kept

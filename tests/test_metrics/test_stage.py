@@ -341,6 +341,20 @@ def test_every_nodule_keeps_the_map_of_the_model_with_random_weights(run: Path, 
     assert not random_maps_path(run, 0, "random", NODULES[0]).exists()
 
 
+def test_maps_of_random_weights_have_the_form_of_every_other_map(run: Path) -> None:
+    evaluate(run, "attention,input_gradient", "randomised", replicates=5)
+    for method, nodule in (("attention", NODULES[0]), ("input_gradient", NODULES[3])):
+        fold = int(nodule == NODULES[3])
+        kept = read_random_maps(random_maps_path(run, fold, method, nodule))
+        model = NoduleModel.load(fold_folder(run, fold))
+        # Methods that score pixels are kept on the token grid; attention has one map for all targets.
+        assert kept.targets == model.targets
+        tokens = read_maps(maps_path(run, fold, "attention", nodule)).scores.shape
+        assert kept.scores.shape == tokens
+        one = [np.array_equal(kept.scores[0], scores) for scores in kept.scores[1:]]
+        assert set(one) == {method == "attention"}
+
+
 def test_two_at_once_on_one_run_wait_for_each_other(run: Path) -> None:
     with held(run, ".evaluate") as mine:
         assert mine

@@ -23,7 +23,7 @@ from preprocessing.phantom import Phantom
 from preprocessing.phantom_dicom import in_plane_origin_mm
 from preprocessing.phantom_parts import Grid, Tube, edge, slice_index
 from preprocessing.phantom_stage import choose_nodules, choose_scans, label_of
-from preprocessing.series import PHANTOM
+from preprocessing.slices import PHANTOM
 
 PLAIN = {
     "subtlety": 5,

@@ -7,13 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pydicom
 import small_lidc
 import yaml
 from dicom_factory import AXIAL, Stack
+from pydicom.datadict import DicomDictionary
+from pydicom.dataset import Dataset
 from test_reports import world
 
 from lidc_cdam import artifacts, provenance
 from lidc_cdam.artifacts import Maps
+from lidc_cdam.files import replacing
 from lidc_cdam.vocabulary import TARGETS
 from preprocessing.extract import extract
 
@@ -35,6 +39,30 @@ CANARIES = {
     "PatientComments": "canary comment",
 }
 """What no output may hold."""
+FIELD, DAY = "CANARYFIELD", "18470312"
+"""Likewise: in every other element of text, and in every other date."""
+GROUPS = (0x0008, 0x0010, 0x0018, 0x0020, 0x0032, 0x0038, 0x0040, 0x4000, 0x4008)
+
+
+def planted() -> dict[str, object]:
+    """A value for each element of the data dictionary that can hold words or a date, but the PatientID."""
+    kinds = dict.fromkeys(("LO", "SH", "ST", "LT", "UT", "UC", "PN"), FIELD) | {"DA": DAY, "DT": f"{DAY}112233"}
+    values: dict[str, object] = {
+        keyword: kinds[kind]
+        for tag, (kind, _, _, _, keyword) in DicomDictionary.items()
+        if kind in kinds and tag >> 16 in GROUPS and keyword not in ("", "PatientID")
+    }
+    nested = Dataset()
+    nested.RequestedProcedureDescription = nested.ScheduledProcedureStepID = FIELD
+    return {**values, "RequestAttributesSequence": [nested], **CANARIES}
+
+
+def plant_private(path: Path) -> None:
+    """Put a private element into a file."""
+    read = pydicom.dcmread(path)
+    read.private_block(0x0029, FIELD, create=True).add_new(0x10, "LO", FIELD)
+    with replacing(path) as temporary:
+        read.save_as(temporary)
 
 
 def turned(degrees: float) -> tuple[float, ...]:
@@ -74,10 +102,11 @@ def make(root: Path, orientation: str = "axial", keys: Sequence[str] = tuple(TAR
         spacing_mm=plain.spacing_mm,
         corner_mm=corner,
         orientation=directions,
-        values={**CANARIES, "FrameOfReferenceUID": FRAME, "SliceThickness": 2.5},
+        values={**planted(), "FrameOfReferenceUID": FRAME, "SliceThickness": 2.5},
     )
     dicom, data = root / "dicom", root / "data"
-    stack.write(dicom / scan.series_uid)
+    for path in stack.write(dicom / scan.series_uid):
+        plant_private(path)
     small_lidc.write_cohort(data)
     extract(data, dicom=dicom)
     nodules = tuple(artifacts.read_dataset(data).nodules)

@@ -152,10 +152,6 @@ def foreign_provenance_of_run(cohort: world.World) -> None:
     write_json(path, {**read_json(path), "schema": 99})
 
 
-def foreign_provenance_of_data(cohort: world.World) -> None:
-    write_json(cohort.data / "provenance.json", {"schema": 99})
-
-
 def no_predictions(cohort: world.World) -> None:
     (cohort.malignancy / artifacts.PREDICTIONS).unlink()
 
@@ -170,7 +166,6 @@ def no_cohort(cohort: world.World) -> None:
     [
         (foreign_dataset, "dataset.json must have schema 1, but it has 99; run its step again with this version."),
         (foreign_provenance_of_run, "provenance.json must have schema 1, but it has 99; use the version of lidc-cdam"),
-        (foreign_provenance_of_data, "data/provenance.json must have schema 1, but it has 99; use the version of"),
         (no_predictions, "predictions.csv is missing; run `lidc-cdam crossval` first."),
         (no_cohort, "cohort.csv is missing; run `lidc-cdam cohort` first."),
     ],
@@ -193,6 +188,15 @@ def test_an_output_folder_of_another_form_is_refused_and_left_alone(cohort, tmp_
     assert "out/provenance.json must have schema 1, but it has 99" in told(capsys)
     assert (out / "provenance.json").read_bytes() == before
     assert [path.name for path in out.iterdir()] == ["provenance.json"]
+
+
+def test_records_of_the_data_in_another_form_are_named_in_their_place(cohort, tmp_path, capsys) -> None:
+    write_json(cohort.data / "provenance.json", {"schema": 99})
+    assert call(cohort, tmp_path / "out", "report") == 0
+    for name in ("run", cohort.nodules[0]):
+        page = html.unescape((tmp_path / "out" / f"{name}.html").read_text())
+        assert "is not known, because provenance.json of the data cannot be read; these pages say median." in page
+    assert call(cohort, tmp_path / "export", "export") == 0
 
 
 def other_arrays(cohort: world.World, nodule: str) -> None:

@@ -25,11 +25,16 @@ from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import write_text
 from lidc_cdam.geometry import stack_view
 from lidc_cdam.map_files import Volume, volume_folder, write_volume
+from lidc_cdam.quality import SYNTHETIC
+from lidc_cdam.vocabulary import RESEARCH
+from reports.context import open_run
+from reports.export.capture import pictures
 from reports.export.codes import CONCEPTS, value_code
 from reports.export.grids import frames_of
 from reports.export.source import find_sources, read_source
 from reports.export.stage import export
-from reports.export.subject import Layer, repeat_tokens
+from reports.export.subject import Layer, cohort_rows, repeat_tokens, subject_of
+from reports.material import load
 
 EVERY = ["nifti", "nrrd", "sc", "pdf", "seg", "sr", "pmap"]
 
@@ -304,6 +309,17 @@ def test_key_pictures_and_report(axial) -> None:
     report = pydicom.dcmread(folder / "report.dcm")
     assert report.EncapsulatedDocument[: report.EncapsulatedDocumentLength].startswith(b"%PDF-")
     assert report.PatientID == "LIDC-IDRI-0003"
+
+
+def test_a_key_picture_of_a_phantom_says_so(tmp_path) -> None:
+    words = {}
+    for name, flags in (("phantoms", (SYNTHETIC,)), ("patients", ())):
+        made = world.make(tmp_path / name, count=2, flags=flags)
+        run, cases = open_run(made.biomarkers, "cdam")
+        row = cohort_rows(made.data, [cases[0].nodule_id])[cases[0].nodule_id]
+        words[name] = {picture["research"] for picture in pictures(subject_of(load([run], [cases[0]]), row))}
+    assert words["patients"] == {RESEARCH}
+    assert words["phantoms"] == {f"{RESEARCH}  \u00b7  Synthetic phantom"}
 
 
 def test_nothing_of_a_person_is_taken_along(axial) -> None:

@@ -5,10 +5,12 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
+from skimage.color import rgb2lab
 from test_reports import world
 
 from lidc_cdam import crop_files
 from lidc_cdam.geometry import VIEWS, take_view
+from lidc_cdam.vocabulary import RESEARCH
 from reports import figures
 
 SIDE = world.SIDE
@@ -103,7 +105,7 @@ def test_every_picture_says_research_use_only():
         figures.outlined_picture("", cut().consensus, float(SIDE)),
     ]
     for svg in pictures:
-        assert " - ".join(re.findall(r">([^<>]+)</text>", svg)[-2:]) == figures.RESEARCH
+        assert " - ".join(re.findall(r">([^<>]+)</text>", svg)[-2:]) == RESEARCH
 
 
 def test_no_words_and_no_scale_bar_lie_on_the_picture():
@@ -130,3 +132,31 @@ def test_plus_is_a_solid_line_and_minus_a_dashed_one():
     assert "stroke-dasharray" not in plus
     assert figures.BELOW in minus
     assert "stroke-dasharray" in minus
+
+
+# Machado, Oliveira and Fernandes (IEEE TVCG 2009): what is seen of linear RGB without one kind of cone.
+BLIND = {
+    "protanopia": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
+    "deuteranopia": ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
+    "tritanopia": ((1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602), (0.004733, 0.691367, 0.303900)),
+}
+
+
+def seen(colour: tuple[int, ...], kind: str) -> np.ndarray:
+    """A colour in CIELAB as it is seen without one kind of cone."""
+    part = np.asarray(colour) / 255
+    linear = np.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4)
+    left = np.clip(np.asarray(BLIND[kind]) @ linear, 0, 1)
+    return rgb2lab(np.where(left <= 0.0031308, left * 12.92, 1.055 * left ** (1 / 2.4) - 0.055))
+
+
+@pytest.mark.parametrize("kind", BLIND)
+def test_the_signs_stay_apart_without_one_kind_of_cone(kind):
+    over_grey = [
+        [tuple(figures.OPACITY * part + (1 - figures.OPACITY) * grey for part in colour) for grey in (0, 90, 180)]
+        for colour in (figures.ORANGE, figures.BLUE)
+    ]
+    apart = [np.linalg.norm(seen(one, kind) - seen(other, kind)) for one in over_grey[0] for other in over_grey[1]]
+    red_and_green = np.linalg.norm(seen((200, 60, 60), kind) - seen((60, 140, 60), kind))
+    assert min(apart) > 50
+    assert kind == "tritanopia" or red_and_green < 50

@@ -1,3 +1,8 @@
+import base64
+import hashlib
+import html
+import re
+
 import numpy as np
 import pytest
 from image_world import write_classifier, write_layout
@@ -31,6 +36,9 @@ def test_each_image_has_a_picture_per_method_and_a_place_on_the_page(explained, 
             assert f'src="overlays/{method}/{name}.png"' in page
     assert page.count("99th percentile of |score| over 6 images") == 2
     assert "<script" not in page
+    (style,) = re.findall(r"<style>(.*?)</style>", page, flags=re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"style-src 'sha256-{digest}'; img-src 'self' file:;" in html.unescape(page)
     assert "http://" not in page.replace("http-equiv", "")
 
 

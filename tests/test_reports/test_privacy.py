@@ -31,6 +31,7 @@ WORDS = (
     *placed.CANARIES.values(),
     *(part for name in placed.CANARIES.values() for part in name.split("^") if len(part) > 5),
     *DATES,
+    *(placed.FIELD, placed.DAY, "1847-03-12"),
     FOLDER,
 )
 
@@ -118,6 +119,16 @@ def test_no_output_holds_what_was_planted(chain) -> None:
     }
     holding = {str(path.relative_to(outputs)): found for path in paths if (found := found_in(path.read_bytes()))}
     assert not holding
+
+
+def test_words_are_planted_all_over_the_source(chain) -> None:
+    made, _ = chain
+    source = pydicom.dcmread(next(made.dicom.rglob("*.dcm")))
+    holding = [element for element in source if placed.FIELD in str(element.value)]
+    assert len(holding) > 300
+    several = {"OtherPatientIDs", "PerformingPhysicianName", "SeriesDescription", "RequestAttributesSequence"}
+    assert several <= {element.keyword for element in holding}
+    assert any(element.tag.is_private for element in holding)
 
 
 @contextmanager

@@ -2,10 +2,12 @@ import base64
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 from test_reports import world
 
 from lidc_cdam import artifacts
+from lidc_cdam.artifacts import Maps
 from lidc_cdam.map_files import random_maps_path, read_random_maps
 from lidc_cdam.vocabulary import BIOMARKERS
 from reports.context import Case, Run, case_key, open_run
@@ -64,12 +66,43 @@ def test_a_map_stands_beside_that_of_random_weights_on_its_own_scale(tmp_path):
     assert (red > blue) == (scores[row, column] > 0)
 
 
+@pytest.mark.parametrize(
+    ("views", "slices", "grid", "shown"),
+    [
+        (("axial",), (12, 16), 16, "axial"),
+        (("coronal", "axial"), (16,), 16, "axial"),
+        (("coronal", "sagittal"), (16,), 16, "coronal"),
+        (("axial",), (16,), 8, "axial"),
+        (("axial",), (12, 20), 16, None),
+    ],
+)
+def test_maps_of_other_slices_views_and_grids_stand_beside_random_ones_where_both_are(
+    tmp_path, views, slices, grid, shown
+):
+    cohort = world.make(tmp_path, count=2)
+    path = artifacts.maps_path(cohort.malignancy, 0, "cdam", cohort.nodules[0])
+    generator = np.random.default_rng(1)
+    made = generator.normal(size=(1, len(views), len(slices), grid, grid)).astype(np.float32)
+    artifacts.write_maps(path, Maps(made, ("malignancy",), views, slices))
+    random = generator.normal(size=(1, 3, 1, 16, 16)).astype(np.float32)
+    kept = Maps(random, ("malignancy",), ("axial", "coronal", "sagittal"), (16,))
+    artifacts.write_maps(random_maps_path(cohort.malignancy, 0, "cdam", cohort.nodules[0]), kept)
+    run, cases = open_run(cohort.malignancy, "cdam")
+    twins = section_of(run, cases[0])["twins"]
+    assert [twin["own"]["alt"].startswith(f"Small {shown} map") for twin in twins] == ([True] if shown else [])
+
+
 def test_a_missing_or_damaged_map_of_random_weights_leaves_the_pictures_out(tmp_path):
     cohort = world.make(tmp_path, count=2)
     random_maps_path(cohort.biomarkers, 0, "cdam", cohort.nodules[0]).unlink()
     random_maps_path(cohort.biomarkers, 1, "cdam", cohort.nodules[1]).write_bytes(b"no map")
     run, cases = open_run(cohort.biomarkers, "cdam")
-    assert [section_of(run, case)["twins"] for case in cases] == [[], []]
+    for section in (section_of(run, case) for case in cases):
+        assert section["twins"] == []
+        assert "`lidc-cdam evaluate --run RUN --methods cdam --metrics randomised` keeps it." in section["missing"]
+    (cohort.biomarkers / artifacts.EXPLAINERS).unlink()
+    run, cases = open_run(cohort.biomarkers, "cdam")
+    assert "--metrics randomised" not in section_of(run, cases[0])["missing"]
 
 
 def test_a_new_map_of_random_weights_makes_the_document_anew(tmp_path):

@@ -7,8 +7,10 @@ from test_reports import world
 
 from lidc_cdam import artifacts, crop_files
 from lidc_cdam.artifacts import Maps
+from lidc_cdam.geometry import VIEWS
 from lidc_cdam.map_files import Volume, volume_folder, write_volume
-from reports.context import open_run
+from reports.context import MOST_METHODS, SHOWN, open_run
+from reports.html import render_case
 from reports.material import load
 from reports.sections import document
 from reports.viewer import viewer_data
@@ -93,3 +95,31 @@ def test_a_frame_that_is_not_the_patients_is_told(tmp_path, geometry, patient):
 def test_a_nodule_without_maps_has_no_layer(tmp_path):
     cohort = world.make(tmp_path, count=1, maps=False)
     assert data_of(cohort.biomarkers)[2]["layers"] == []
+
+
+def test_a_nodule_without_maps_does_not_open_with_those_of_random_weights(tmp_path):
+    cohort = world.make(tmp_path, count=2)
+    artifacts.maps_path(cohort.malignancy, 0, "cdam", cohort.nodules[0]).unlink()
+    _, material, data = data_of(cohort.malignancy)
+    assert material.random_maps[0] is not None
+    assert data["layers"] == []
+
+
+def test_a_page_that_holds_all_it_can_stays_below_five_megabytes(tmp_path):
+    cohort = world.make(tmp_path, count=2)
+    nodule, generator = cohort.nodules[0], np.random.default_rng(2)
+    for run, keys in ((cohort.biomarkers, SHOWN[:8]), (cohort.malignancy, SHOWN[8:])):
+        for method in ("cdam", *(f"method_{number}" for number in range(MOST_METHODS))):
+            scores = generator.normal(size=(len(keys), 3, 1, 28, 28)).astype(np.float32)
+            made = Maps(scores, tuple(keys), tuple(VIEWS), (16,))
+            artifacts.write_maps(artifacts.maps_path(run, 0, method, nodule), made)
+        for key in keys:
+            volume = generator.normal(size=(1, *(world.SIDE,) * 3)).astype(np.float32)
+            folder = volume_folder(run, 0, "cdam", nodule)
+            write_volume(folder, key, Volume(volume, ("axial",), (0.0, 0.0, 0.0), 1.0, ""))
+    opened = [open_run(run, "cdam") for run in (cohort.biomarkers, cohort.malignancy)]
+    material = load([run for run, _ in opened], [found[0] for _, found in opened])
+    content = document(material)
+    data = viewer_data(material, content)
+    assert len(data["layers"]) == 2 * (3 + MOST_METHODS)
+    assert 1_500_000 < len(render_case(content, "key", data)) < 5_000_000

@@ -111,7 +111,8 @@ def lines_of(comparison: dict[str, Any]) -> list[str]:
     """The comparison as a small text table: means over targets, methods as rows."""
     rows = {method: targets[ALL] for method, targets in comparison["methods"].items()}
     rows |= {f"{method} - {CONTROL}": targets[ALL] for method, targets in comparison.get("minus_random", {}).items()}
-    shown = [metric for metric in PRINTED if any(metric in row for row in rows.values())]
+    measured = [metric for metric in TITLES if any(metric in row for row in rows.values())]
+    shown = [metric for metric in PRINTED if metric in measured] or measured
     cells = [[name, *(cell(row.get(metric), TITLES[metric][1]) for metric in shown)] for name, row in rows.items()]
     return aligned(cells, ["mean over targets", *(TITLES[metric][0] for metric in shown)])
 

@@ -83,7 +83,7 @@ def evaluate(
         metrics: Families, separated by commas, or all: localisation, compactness, fidelity, box, randomised, sanity
             (which brings randomised), repeatability, completeness.
         fidelity_nodules: Nodules of each fold of which the costly families are measured (all but localisation,
-            compactness and randomised); none takes every nodule.
+            compactness and, for methods that score tokens, randomised); none takes every nodule.
         steps: Steps of the fidelity curve from 0 to 100 % of the pixels.
         fill: What replaces pixels: blur (the paper's), mean, or linear (solved from the neighbours).
         blur_sigma: Blur that replaces perturbed pixels, in pixels of the model's input; none takes 1/16 of its side.
@@ -271,9 +271,12 @@ def _jobs(
     for fold, patients in tested.items():
         chosen = task.measurement.sample(list(patients))
         for key in patients:
-            wanted = [family for family in families if key in chosen or not FAMILIES[family].sampled]
-            wanted += [GALLERY] if key in shown else []
-            parts = [(method, family) for method in methods for family in wanted]
+            parts = [
+                (method, family)
+                for method in methods
+                for family in (*families, GALLERY)
+                if (key in shown if family == GALLERY else key in chosen or not _is_costly(family, method))
+            ]
             pending = tuple(
                 (method, family)
                 for method, family in parts
@@ -282,6 +285,11 @@ def _jobs(
             if pending:
                 jobs.append(Job(task, fold, key, pending))
     return jobs
+
+
+def _is_costly(family: str, method: str) -> bool:
+    """Whether only a sample of the nodules is measured; a map of pixels with random weights costs many gradients."""
+    return FAMILIES[family].sampled or (family == RANDOM_WEIGHTS and METHODS[method].native == "pixel")
 
 
 def _record_failures(task: Task, outcomes: Sequence[Outcome], methods: Sequence[str], families: Sequence[str]) -> int:

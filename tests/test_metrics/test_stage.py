@@ -294,6 +294,8 @@ def test_every_family_and_a_native_pixel_method(run: Path, dummy: str) -> None:
         assert found[method] >= {*LOCALISATION, "compactness", *FIDELITY, "fidelity_delta", "fidelity_by_margin"}
         assert found[method] >= {"box", "box_delta", "box_by_diameter", "repeated_fold"}
         assert found[method] >= {"randomised_head", "randomised_embedding"}
+    of_all = table[table["metric"] == "randomised_embedding"].groupby("method")["nodule_id"].nunique()
+    assert (of_all["centre"], of_all[dummy]) == (len(NODULES), 2)
     assert "completeness_gap" in found["integrated_cdam"]
     assert "completeness_gap" not in found["random"]
     # Pixel maps are measured on their own grid, and no token maps of them are made.
@@ -317,8 +319,11 @@ def test_every_family_and_a_native_pixel_method(run: Path, dummy: str) -> None:
     assert {(each["first"], each["second"]) for each in differences} >= {("centre", "random")}
 
 
-def test_every_nodule_keeps_the_map_of_the_model_with_random_weights(run: Path, data: Path) -> None:
+def test_every_nodule_keeps_the_map_of_the_model_with_random_weights(
+    run: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     evaluate(run, "cdam,centre", "randomised", replicates=5)
+    assert "mean over targets  all random" in capsys.readouterr().out
     table = pd.read_csv(run / "explainers.csv")
     assert set(table["metric"]) == {"randomised_embedding"}
     assert set(table["nodule_id"]) == set(NODULES)

@@ -81,7 +81,11 @@ document.addEventListener("DOMContentLoaded", () => {
   });
   more.addEventListener("click", () => grow(STEP));
   const seen = new IntersectionObserver((entries) => {
-    if (entries.some((entry) => entry.isIntersecting) && !more.hidden) grow(STEP);
+    if (!entries.some((entry) => entry.isIntersecting) || more.hidden) return;
+    grow(STEP);
+    // An observer tells of changes alone: in a tall window the end of the table may still be in sight.
+    seen.unobserve(more);
+    seen.observe(more);
   }, { rootMargin: "600px" });
   seen.observe(more);
   window.addEventListener("beforeprint", () => grow(rows.length));

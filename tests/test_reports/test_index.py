@@ -114,7 +114,8 @@ def test_more_rows_come_when_the_table_is_scrolled_and_all_are_printed(browser, 
         first = len(visible(page))
         assert 100 < first < COUNT
         page.evaluate("document.querySelector('.frame').scrollTo(0, 1e6)")
-        page.wait_for_function(f"document.querySelectorAll('#nodules tbody tr:not([hidden])').length > {first}")
+        # The page's policy forbids the evaluation of text by which `wait_for_function` polls.
+        page.locator("#nodules tbody tr:not([hidden])").nth(first).wait_for(state="attached")
         page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
         assert len(visible(page)) == COUNT
 

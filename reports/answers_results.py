@@ -11,16 +11,11 @@ from reports.cohort_part import leakage
 from reports.explained import ALL, COLUMNS, FAMILIES
 from reports.facts import Facts
 from reports.kind import predicts_biomarkers, predicts_malignancy
+from reports.methods import map_words
 from reports.results import BIOMARKER_COLUMNS, GROUP, MALIGNANCY_COLUMNS, headline, replicates, told
 from reports.words import listed
 
 WORST = 5
-UNSIGNED = ("attention", "rollout")
-"""Methods with one map for all targets, without a sign."""
-ONE_SIDED = ("relevance_propagation", "legrad")
-"""Methods that show only what raises an output; `gradcam` and `partial_lrp` do unless they were asked for signs."""
-PERHAPS = ("gradcam", "partial_lrp")
-CONTROLS = ("random", "centre")
 
 
 def result_answers() -> dict[str, Callable[[Facts], str]]:
@@ -90,19 +85,6 @@ def _robustness(facts: Facts) -> str:
         if told(row.get("randomised_embedding"))
     ]
     return f"Of the maps, rank correlation after all weights were made random: {', '.join(known)}." if known else ""
-
-
-def map_words(method: str) -> str:
-    """What kind of maps a method makes."""
-    if method in CONTROLS:
-        return "Maps of a control, which explain nothing"
-    if method in UNSIGNED:
-        return "Unsigned maps, the same for every target"
-    if method in ONE_SIDED:
-        return "Maps per target of what raises an output"
-    if method in PERHAPS:
-        return "Maps per target, of what raises an output unless asked for both signs"
-    return "Signed maps per target"
 
 
 def _explainability(facts: Facts) -> str:

@@ -5,8 +5,8 @@ from reports import blocks, kind
 from reports.blocks import Block
 from reports.cohort_part import leakage
 from reports.facts import Facts
+from reports.methods import reach_sentence
 from reports.results import headline
-from reports.words import reach_sentence
 
 STUDY = (
     "Research on lung nodules on CT: how a vision transformer predicts what radiologists would rate, and what in the "

@@ -13,8 +13,9 @@ from lidc_cdam.vocabulary import TARGETS, Target
 from reports import charts, figures, findings
 from reports.context import Case, Run, targets_of, title_of
 from reports.material import Material, Pictures
+from reports.methods import score_words
 from reports.scales import SCALE_PERCENTILE
-from reports.words import Strongest, map_command, number, plain, score_words, with_word
+from reports.words import Strongest, map_command, number, plain, with_word
 
 CONTOUR_SHARE = 0.5
 """Level of the contour lines as a share of the scale's limit."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from lidc_cdam.quality import PADDED, WIDE_RANGE, flag_kind, flag_words
 from lidc_cdam.vocabulary import TARGETS, Target
 from reports.context import Case, Run, targets_of
+from reports.methods import inherits_attention, reach_sentence
 
 SIZE_R2: dict[str, float] = {
     "spiculation": 0.38,
@@ -18,58 +19,6 @@ SIZE_R2: dict[str, float] = {
     "texture": 0.004,
 }
 """Share of a biomarker's variance that log diameter explains on the 869 nodules of the `all` cohort."""
-
-SCORES: dict[str, str] = {
-    "cdam": "A score says how strongly the model's output ({unit}) reacts when that token is turned up or down; scores "
-    "are not shares and do not add up to the output.",
-    "smooth_cdam": "A score says how strongly the model's output ({unit}) reacts when that token is turned up or down, "
-    "as a mean over small noise; scores are not shares and do not add up to the output.",
-    "integrated_cdam": "A score is that token's part of the model's output ({unit}) against tokens that are all zero; "
-    "the parts of the class and register tokens are not shown.",
-    "attention": "Not signed, and the same for every target: a score is a token's share of the attention that the "
-    "class token pays in the last block.",
-    "rollout": "Not signed, and the same for every target: a score is a token's share of what flows to the class "
-    "token through the attention of all blocks.",
-    "input_gradient": "A score is the image's normalised values times the gradient of the model's output ({unit}), "
-    "added up over the token's pixels.",
-    "smoothgrad": "A score is the gradient of the model's output ({unit}), a mean over noise, added up over the "
-    "token's pixels: it says what brighter pixels would do.",
-    "integrated_gradients": "A score is the token's pixels' part of the model's output ({unit}) against a black image.",
-    "gradcam": "Only what raises the predicted value is shown, unless the map was made signed.",
-    "relevance_propagation": "Only what speaks for a higher predicted value is followed through the attention of all "
-    "blocks; blue does not occur.",
-    "partial_lrp": "Only relevance for a higher predicted value is shown, unless the map was made signed.",
-    "legrad": "A score is how much more attention to that token would raise the predicted value; blue does not occur.",
-    "libragrad": "A score is that token's part of the model's output ({unit}) with attention, norms and gates held "
-    "fixed.",
-    "random": "A control, drawn at random: its colours say nothing about this nodule or the model.",
-    "centre": "A control, the same blob for every image: its colours say nothing about this nodule or the model.",
-}
-"""What a score means, by method; `{unit}` is the unit of the model's output."""
-
-LAST, PAID, FLOW, WHOLE, CONTROLS = "last block", "attention paid", "attention", "whole model", "control"
-REACH: dict[str, str] = {
-    **dict.fromkeys(("cdam", "smooth_cdam", "integrated_cdam", "gradcam", "partial_lrp"), LAST),
-    "attention": PAID,
-    **dict.fromkeys(("rollout", "relevance_propagation", "legrad"), FLOW),
-    **dict.fromkeys(("input_gradient", "smoothgrad", "integrated_gradients", "libragrad"), WHOLE),
-    **dict.fromkeys(("random", "centre"), CONTROLS),
-}
-"""Which part of a model a method's maps go through."""
-REACHES: dict[str, str] = {
-    LAST: "explains the model's head and last block only, not how the earlier blocks read the image",
-    PAID: "shows what the class token of the last block attends to, not what the model makes of it",
-    FLOW: "follows the model's attention through all blocks, not what else each block does",
-    WHOLE: "goes back through the whole model, close to this very image",
-    CONTROLS: "is a control and explains nothing of the model",
-}
-"""What maps of a reach explain."""
-
-
-def reach_sentence(method: str) -> str:
-    """What part of the model a method's maps explain."""
-    reach = REACHES.get(REACH.get(method, ""), "explains the model in its method's own way")
-    return f"A map ({method}) {reach}; it shows what moved a prediction, right or wrong, not the nodule."
 
 
 @dataclass(frozen=True)
@@ -162,19 +111,6 @@ def difference_in_deviations(target: Target, prediction: float | None, mean: flo
     difference = f"{rounded:+.1f}".replace("-", "−") if rounded else "0.0"
     beside = f" ({abs(prediction - mean) / spread:.1f} SD)" if spread else ""
     return f"{difference}{beside}"
-
-
-def score_words(method: str, units: Sequence[str]) -> str:
-    """What colours and scores of a method's maps mean.
-
-    Args:
-        method: key of an estimator.
-        units: of the model's outputs.
-    """
-    meaning = SCORES.get(method, "Scores are in the method's own unit.").format(unit=" and ".join(units))
-    if meaning.startswith(("A control", "Not signed")):
-        return meaning
-    return f"Orange raises, blue lowers the predicted value; no colour: a score near zero. {meaning}"
 
 
 def map_command(run: Run) -> str:
@@ -299,7 +235,7 @@ def caution_sentences(methods: Sequence[str]) -> list[str]:
     ]
     return [
         *map(reach_sentence, methods),
-        *(tokens if any(REACH.get(method) in (LAST, PAID, FLOW) for method in methods) else []),
+        *(tokens if any(map(inherits_attention, methods)) else []),
         f"Size explains part of every biomarker, so a map may show size instead (R² from log diameter: {size}).",
         "Calcification is a category written as a number (1 popcorn to 6 absent); its mean, and so its map, is a "
         "modelling choice.",

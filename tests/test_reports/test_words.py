@@ -3,7 +3,6 @@ import dataclasses
 import pytest
 
 from lidc_cdam.artifacts import NoduleRecord
-from lidc_cdam.explain import EXPLAINERS
 from lidc_cdam.vocabulary import BIOMARKERS, MALIGNANCY, TARGETS
 from reports import words
 from reports.context import Case, Run, open_run
@@ -87,21 +86,6 @@ def test_the_strongest_score_says_where_it_lies(run, score, place, text):
     assert sentence.startswith(f"The strongest score of all maps, each on its own scale, {text}")
 
 
-def test_a_control_is_not_told_as_an_explanation():
-    assert words.score_words("cdam", ["logit"]).startswith("Orange raises, blue lowers the predicted value")
-    assert "(logit and z-score)" in words.score_words("integrated_cdam", ["logit", "z-score"])
-    for method in ("random", "centre"):
-        assert "Orange" not in words.score_words(method, ["logit"])
-        assert "say nothing about this nodule" in words.score_words(method, ["logit"])
-
-
-def test_attention_is_not_told_as_signed():
-    for method in ("attention", "rollout"):
-        assert words.score_words(method, ["logit"]).startswith("Not signed, and the same for every target: a score is")
-    assert "Orange raises" in words.score_words("gradcam", ["logit"])
-    assert "(logit) against a black image" in words.score_words("integrated_gradients", ["logit"])
-
-
 def test_the_published_word_goes_with_each_number():
     spiculation = TARGETS["spiculation"]
     assert words.with_word(spiculation, 3.9) == {"number": "3.9", "word": "near marked spiculation"}
@@ -145,11 +129,8 @@ def test_what_every_result_must_say_follows_the_sentences(run):
     assert "The labels were permuted." not in words.lead_sentences([(run, CASE)], None)
 
 
-def test_every_estimator_has_its_meaning_and_its_reach():
-    assert set(words.REACH) == set(words.SCORES) == set(EXPLAINERS)
-    assert "last block only" in words.reach_sentence("smooth_cdam")
-    assert "back through the whole model" in words.reach_sentence("input_gradient")
-    assert "attention through all blocks" in words.reach_sentence("rollout")
+def test_attentions_artefacts_are_told_of_methods_that_go_through_it():
+    assert "attention's artefacts" in " ".join(words.caution_sentences(["integrated_gradients", "cdam"]))
     assert "attention's artefacts" not in " ".join(words.caution_sentences(["integrated_gradients"]))
     assert "not what the model makes of it" in " ".join(words.caution_sentences(["attention"]))
 

@@ -4,6 +4,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,8 @@ class Run:
     summary: dict[str, Any] = field(default_factory=dict)
 
 
+DOCUMENTS = ("report", "export")
+"""Stages that may share an output folder; they refuse one that holds DATA, a run or what else."""
 SCAN = ("slice_thickness_mm", "volume_mm3")
 """Columns of the cohort table that a report shows where it has them."""
 
@@ -245,8 +248,11 @@ def _data_of(run: Path, config: dict[str, Any]) -> Path:
 
 
 def _label_rule(data: Path) -> str:
-    """The cohort's rule as its record says; a folder without one has the usual rule."""
-    record = provenance.read_record(data, "cohort") or {}
+    """The cohort's rule as its record says; a folder without one that can be read has the usual rule."""
+    record: dict[str, Any] = {}
+    # The run report names a record that cannot be read in its place.
+    with suppress(LidcCdamError):
+        record = provenance.read_record(data, "cohort") or {}
     return str(record.get("config", {}).get("selection", {}).get("label_rule", "median"))
 
 

@@ -16,11 +16,11 @@ from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.files import replacing, write_text
 from lidc_cdam.progress import say
 from reports import html, pdf
-from reports.context import SAFE_NAME, UNSAFE_NAME, Case, Run, case_key, chosen_nodules, open_run
+from reports.context import DOCUMENTS, SAFE_NAME, UNSAFE_NAME, Case, Run, case_key, chosen_nodules, open_run
 from reports.facts import without_paths
 from reports.index import index_content, index_row
 from reports.material import load
-from reports.run_report import is_whole, write_run_report
+from reports.run_report import PAPER, is_whole, write_run_report
 from reports.scales import plain_limits
 from reports.sections import document
 from reports.viewer import viewer_data
@@ -62,7 +62,9 @@ def report(
     Raises:
         LidcCdamError: an artefact is missing, a nodule is unknown, or `out` holds reports of something else.
     """
-    if combined is not None and (combined.suffix.lower() != ".pdf" or combined.is_dir()):
+    if combined is not None and (
+        combined.suffix.lower() != ".pdf" or combined.is_dir() or any(each.is_file() for each in combined.parents)
+    ):
         raise LidcCdamError(f"--combined must be a PDF file to write, such as REPORT/all.pdf; got {combined}.")
     runs, items = _gather(run, also_run, method, data, nodules, out)
     if combined is not None and len(items) > MOST_COMBINED:
@@ -70,6 +72,13 @@ def report(
             f"--combined takes at most {MOST_COMBINED} nodules in one file, but {len(items)} are chosen; name those to "
             f"take with --nodules."
         )
+    own = {f"{item.nodule_id}.pdf" for item in items} | {PAPER}
+    if combined is not None and combined.name in own and combined.resolve().parent == out.resolve():
+        raise LidcCdamError(
+            f"--combined must be a file of its own, but {combined} is one of the reports; name another one, such as "
+            f"{out / 'all.pdf'}."
+        )
+    provenance.refuse_others(out, DOCUMENTS)
     record = provenance.begin(
         out,
         "report",
@@ -244,4 +253,5 @@ def _tell(runs: Sequence[Run], results: Sequence[Any], failed: Sequence[Any], ou
     if failed:
         some = "1 nodule has" if len(failed) == 1 else f"{len(failed)} nodules have"
         say(f"{some} no report; {out / artifacts.FAILED} gives each reason.")
-    say(f"Wrote HTML and PDF reports of {counted(len(results) - len(failed))}; open {out / INDEX}.")
+    if len(failed) < len(results):
+        say(f"Wrote HTML and PDF reports of {counted(len(results) - len(failed))}; open {out / INDEX}.")

@@ -358,7 +358,13 @@ def test_objects_are_valid_dicom(axial, tmp_path, extent) -> None:
         (["--format", "nifti", "--nodules", "nobody"], "--nodules must be test nodules"),
         (["--format", "seg", "--dicom", "nowhere"], "--dicom must be a folder of DICOM files"),
         (["--format", "nifti", "--stow", "ftp://x"], "--stow must be the http(s) address"),
-        (["--format", "sc", "--stow", "http://127.0.0.1:9"], "does not take"),
+        (["--format", "sc", "--stow", "http://"], "--stow must be the http(s) address of a DICOMweb service"),
+        (["--format", "sc", "--stow", "http://me:secret@127.0.0.1:port"], "got 'http://127.0.0.1:port'."),
+        (["--format", "nifti", "--stow", "http://127.0.0.1:9"], "--format nifti makes none; choose among sc, pdf, seg"),
+        (
+            ["--format", "sc", "--stow", "http://me:secret@127.0.0.1:9"],
+            "http://127.0.0.1:9 does not take sc_01.dcm: no",
+        ),
     ],
 )
 def test_bad_options_are_one_sentence(axial, tmp_path, capsys, options: Sequence[str], sentence: str) -> None:
@@ -370,6 +376,8 @@ def test_bad_options_are_one_sentence(axial, tmp_path, capsys, options: Sequence
     told = capsys.readouterr().err
     assert sentence in told
     assert "Traceback" not in told
+    assert "unexpected" not in told
+    assert "secret" not in told
     assert not list(tmp_path.rglob(".writing-*"))
 
 

@@ -13,7 +13,7 @@ from jinja2 import TemplateError
 from lidc_cdam import artifacts, provenance
 from lidc_cdam.compute import map_items
 from lidc_cdam.errors import LidcCdamError
-from lidc_cdam.files import replacing, write_text
+from lidc_cdam.files import alone, replacing, write_text
 from lidc_cdam.progress import say
 from reports import html, pdf
 from reports.context import DOCUMENTS, SAFE_NAME, UNSAFE_NAME, Case, Run, case_key, chosen_nodules, open_run
@@ -90,23 +90,11 @@ def report(
         say(f"The reports of {counted(len(items))} are finished already; open {out / INDEX}.")
         _combine(combined, items)
         return
-    provenance.reopen(out, "report")
-    results = list(map_items(_work, items, "Writing reports", workers))
-    order = {item.nodule_id: place for place, item in enumerate(items)}
-    results.sort(key=lambda row: order[row["nodule_id"]])
-    failed = [row for row in results if "reason" in row]
-    _write_failed(out, failed)
-    problem = _write_run_report(out, runs)
-    _write_index(out, index_content(runs, results, problem))
-    without = {row["nodule_id"] for row in failed}
-    _combine(combined, [item for item in items if item.nodule_id not in without])
-    limits = {" ".join(each.targets): plain_limits(each.limits) for each in runs}
-    record.finish(nodules=len(items), failed=len(failed), scale_limits=limits)
-    _tell(runs, results, failed, out)
-    if problem:
-        say(f"There is no run report: {problem}")
+    with alone(out, f"Another `lidc-cdam report` writes into {out}; waiting for it.", ".held-report"):
+        failed = _write(record, runs, items, out, workers)
+        _combine(combined, [item for item in items if item.nodule_id not in failed])
     if failed and len(failed) == len(items):
-        raise LidcCdamError(f"No nodule has a report; the first: {failed[0]['reason']}")
+        raise LidcCdamError(f"No nodule has a report; the first: {next(iter(failed.values()))}")
 
 
 @dataclass(frozen=True)
@@ -185,6 +173,26 @@ def _work(item: Item) -> dict[str, Any]:
         return index_row(material)
     except (LidcCdamError, ValueError, TemplateError) as error:
         return {"nodule_id": item.nodule_id, "reason": _reason(error, item.runs)}
+
+
+def _write(
+    record: provenance.Record, runs: Sequence[Run], items: Sequence[Item], out: Path, workers: int
+) -> dict[str, str]:
+    """Write what is missing, and tell; the reason by nodule that has no report."""
+    provenance.reopen(out, "report")
+    results = list(map_items(_work, items, "Writing reports", workers))
+    order = {item.nodule_id: place for place, item in enumerate(items)}
+    results.sort(key=lambda row: order[row["nodule_id"]])
+    failed = [row for row in results if "reason" in row]
+    _write_failed(out, failed)
+    problem = _write_run_report(out, runs)
+    _write_index(out, index_content(runs, results, problem))
+    limits = {" ".join(each.targets): plain_limits(each.limits) for each in runs}
+    record.finish(nodules=len(items), failed=len(failed), scale_limits=limits)
+    _tell(runs, results, failed, out)
+    if problem:
+        say(f"There is no run report: {problem}")
+    return {row["nodule_id"]: row["reason"] for row in failed}
 
 
 @cache

@@ -9,6 +9,7 @@ from lidc_cdam import artifacts, provenance
 from lidc_cdam.compute import map_items
 from lidc_cdam.crop_files import crop_path, mask_path, reader_masks_path
 from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.files import alone
 from lidc_cdam.map_files import volume_folder, volume_path, volume_targets
 from lidc_cdam.progress import say
 from reports.context import DOCUMENTS, SAFE_NAME, UNSAFE_NAME, Case, Run, chosen_nodules, open_run
@@ -83,9 +84,10 @@ def export(
         say(f"{counted(len(chosen))} {verb} exported already in {out}.")
     else:
         items = _items(facts, chosen, formats, dicom, extent, out)
-        failed = _export(items, out, workers)
-        if not failed:
-            record.finish(nodules=len(chosen))
+        with alone(out, f"Another `lidc-cdam export` writes into {out}; waiting for it.", ".held-export"):
+            failed = _export(items, out, workers)
+            if not failed:
+                record.finish(nodules=len(chosen))
         _tell(facts, items, failed, out)
     if stow is not None:
         names = dict.fromkeys(str(name) for name in read_exported(out)["file"])

@@ -78,8 +78,12 @@ def read_table(path: Path, columns: Sequence[str], step: str) -> pd.DataFrame:
     """
     try:
         table: pd.DataFrame = pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise LidcCdamError(f"{path} is missing; run `lidc-cdam {step}` first.") from error
+    except IsADirectoryError as error:
+        raise LidcCdamError(
+            f"{path} must be a CSV table, but it is a folder; remove it and run `lidc-cdam {step}` again."
+        ) from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise LidcCdamError(
             f"{path} must be a CSV table, but it cannot be read ({error}); run `lidc-cdam {step}` again."
@@ -262,9 +266,20 @@ def read_predictions(path: Path, step: str = "crossval") -> pd.DataFrame:
     """Read a `predictions.csv`.
 
     Raises:
-        LidcCdamError: as `read_table`, or a value is no number.
+        LidcCdamError: as `read_table`, or there is no nodule, one of them twice, a fold or a value is no number.
     """
     table = read_table(path, PREDICTION_IDENTITY, step)
+    if table.empty:
+        raise LidcCdamError(f"{path} must hold a row per nodule, but it holds none; run `lidc-cdam {step}` again.")
+    twice = table.loc[table["nodule_id"].duplicated(), "nodule_id"]
+    if len(twice):
+        raise LidcCdamError(
+            f"{path} must name each nodule once, but it names {twice.iloc[0]} twice; run `lidc-cdam {step}` again."
+        )
+    if not pd.api.types.is_integer_dtype(table["fold"]):
+        raise LidcCdamError(
+            f"{path} must hold whole numbers in the column fold, but it holds others; run `lidc-cdam {step}` again."
+        )
     for name in table.columns:
         if name.endswith(("_true", "_predicted")) and not pd.api.types.is_numeric_dtype(table[name]):
             raise LidcCdamError(
@@ -399,6 +414,8 @@ def read_arrays(
         raise LidcCdamError(f"{path} is missing; run `lidc-cdam {step}` first.") from error
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         wanted = f"an NPZ file with {', '.join(names)}" if names else "an NPZ file"
+        # NumPy takes any other file for a pickle and tells how to open it all the same, which nobody should.
+        reason = "it is none" if "pickle" in str(error) else f"it cannot be read ({error})"
         raise LidcCdamError(
-            f"{path} must be {wanted}, but it cannot be read ({error}); delete it and run `lidc-cdam {step}` again."
+            f"{path} must be {wanted}, but {reason}; delete it and run `lidc-cdam {step}` again."
         ) from error

@@ -9,7 +9,7 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +126,19 @@ def begin(
             earlier = records.setdefault(stage, fresh)
     _refuse_difference(folder, stage, earlier, claim, remedy)
     return Record(folder, stage, bool(earlier.get("finished")))
+
+
+def refuse_others(folder: Path, stages: Collection[str]) -> None:
+    """Refuse a folder that holds results of other stages than these, whose files would mix with theirs.
+
+    Raises:
+        LidcCdamError: the folder holds them, or as `read_records`.
+    """
+    others = sorted(set(read_records(folder)) - set(stages))
+    if others:
+        raise LidcCdamError(
+            f"--out must be a folder of its own, but {folder} holds what `{others[0]}` made; choose another --out."
+        )
 
 
 def reopen(folder: Path, stage: str) -> None:

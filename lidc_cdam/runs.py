@@ -8,13 +8,14 @@ import yaml
 
 from lidc_cdam.artifacts import CONFIG
 from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.geometry import VIEWS
 
 
 def read_config(run: Path) -> dict[str, Any]:
     """`RUN/config.yaml`.
 
     Raises:
-        LidcCdamError: the file is missing or damaged, or lacks `data` or `views`.
+        LidcCdamError: the file is missing or damaged, or what it says of `data`, `splits` or `views` is of no use.
     """
     path = run / CONFIG
     try:
@@ -28,6 +29,17 @@ def read_config(run: Path) -> dict[str, Any]:
     lacking = [key for key in ("data", "views") if not isinstance(config, dict) or not config.get(key)]
     if lacking:
         raise LidcCdamError(f"{path} must name {' and '.join(lacking)}; run `lidc-cdam crossval` again.")
+    wrong = next((key for key in ("data", "splits") if not isinstance(config.get(key), str | None)), None)
+    if wrong:
+        raise LidcCdamError(
+            f"{path} must name a folder or file under `{wrong}`, but it has {config[wrong]!r}; run "
+            f"`lidc-cdam crossval` again."
+        )
+    views = config["views"]
+    if not isinstance(views, list) or not all(isinstance(view, str) and view in VIEWS for view in views):
+        raise LidcCdamError(
+            f"{path} must list views of {', '.join(VIEWS)}, but it has {views!r}; run `lidc-cdam crossval` again."
+        )
     return dict(config)
 
 

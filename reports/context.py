@@ -81,6 +81,8 @@ class Run:
     summary: dict[str, Any] = field(default_factory=dict)
 
 
+DOCUMENTS = ("report", "export")
+"""Stages that may share an output folder; they refuse one that holds DATA, a run or what else."""
 SCAN = ("slice_thickness_mm", "volume_mm3")
 """Columns of the cohort table that a report shows where it has them."""
 

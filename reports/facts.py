@@ -1,5 +1,6 @@
 """What a run report shows, read from the artefacts; what cannot be read is a sentence in its place."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,10 @@ def gather(run: Run) -> Facts:
 def without_paths(sentence: str, runs: Sequence[Run]) -> str:
     """An error's sentence with the names of the artefact folders in place of this machine's paths."""
     for run in runs:
-        sentence = sentence.replace(str(run.data), "DATA").replace(str(run.folder), "RUN")
+        for folder, name in ((run.data, "DATA"), (run.folder, "RUN")):
+            # A path of one word (or `.`) may be a word or a mark of the sentence, unless something lies below it.
+            ends = r"(?![\w-])" if "/" in str(folder) else "(?=/)"
+            sentence = re.sub(rf"(?<![\w./-]){re.escape(str(folder))}{ends}", name, sentence)
     return sentence
 
 

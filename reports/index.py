@@ -114,5 +114,5 @@ def _figures(summary: Mapping[str, Any]) -> list[str]:
     if error:
         floor = summary.get("noise_floor", {}).get(GROUP)
         least = "" if floor is None else f"; the readers’ own spread leaves {floor:.3f}"
-        sentences.append(f"Eight biomarkers, mean z-MSE {error}{least}.")
+        sentences.append(f"Eight biomarkers, mean z-MSE {error}, where answering the mean gives 1{least}.")
     return sentences

@@ -13,14 +13,14 @@ from jinja2 import TemplateError
 from lidc_cdam import artifacts, provenance
 from lidc_cdam.compute import map_items
 from lidc_cdam.errors import LidcCdamError
-from lidc_cdam.files import replacing, write_text
+from lidc_cdam.files import alone, replacing, write_text
 from lidc_cdam.progress import say
 from reports import html, pdf
-from reports.context import SAFE_NAME, UNSAFE_NAME, Case, Run, case_key, chosen_nodules, open_run
+from reports.context import DOCUMENTS, SAFE_NAME, UNSAFE_NAME, Case, Run, case_key, chosen_nodules, open_run
 from reports.facts import without_paths
 from reports.index import index_content, index_row
 from reports.material import load
-from reports.run_report import is_whole, write_run_report
+from reports.run_report import PAPER, is_whole, write_run_report
 from reports.scales import plain_limits
 from reports.sections import document
 from reports.viewer import viewer_data
@@ -62,7 +62,9 @@ def report(
     Raises:
         LidcCdamError: an artefact is missing, a nodule is unknown, or `out` holds reports of something else.
     """
-    if combined is not None and (combined.suffix.lower() != ".pdf" or combined.is_dir()):
+    if combined is not None and (
+        combined.suffix.lower() != ".pdf" or combined.is_dir() or any(each.is_file() for each in combined.parents)
+    ):
         raise LidcCdamError(f"--combined must be a PDF file to write, such as REPORT/all.pdf; got {combined}.")
     runs, items = _gather(run, also_run, method, data, nodules, out)
     if combined is not None and len(items) > MOST_COMBINED:
@@ -70,6 +72,13 @@ def report(
             f"--combined takes at most {MOST_COMBINED} nodules in one file, but {len(items)} are chosen; name those to "
             f"take with --nodules."
         )
+    own = {f"{item.nodule_id}.pdf" for item in items} | {PAPER}
+    if combined is not None and combined.name in own and combined.resolve().parent == out.resolve():
+        raise LidcCdamError(
+            f"--combined must be a file of its own, but {combined} is one of the reports; name another one, such as "
+            f"{out / 'all.pdf'}."
+        )
+    provenance.refuse_others(out, DOCUMENTS)
     record = provenance.begin(
         out,
         "report",
@@ -81,23 +90,11 @@ def report(
         say(f"The reports of {counted(len(items))} are finished already; open {out / INDEX}.")
         _combine(combined, items)
         return
-    provenance.reopen(out, "report")
-    results = list(map_items(_work, items, "Writing reports", workers))
-    order = {item.nodule_id: place for place, item in enumerate(items)}
-    results.sort(key=lambda row: order[row["nodule_id"]])
-    failed = [row for row in results if "reason" in row]
-    _write_failed(out, failed)
-    problem = _write_run_report(out, runs)
-    _write_index(out, index_content(runs, results, problem))
-    without = {row["nodule_id"] for row in failed}
-    _combine(combined, [item for item in items if item.nodule_id not in without])
-    limits = {" ".join(each.targets): plain_limits(each.limits) for each in runs}
-    record.finish(nodules=len(items), failed=len(failed), scale_limits=limits)
-    _tell(runs, results, failed, out)
-    if problem:
-        say(f"There is no run report: {problem}")
+    with alone(out, f"Another `lidc-cdam report` writes into {out}; waiting for it.", ".held-report"):
+        failed = _write(record, runs, items, out, workers)
+        _combine(combined, [item for item in items if item.nodule_id not in failed])
     if failed and len(failed) == len(items):
-        raise LidcCdamError(f"No nodule has a report; the first: {failed[0]['reason']}")
+        raise LidcCdamError(f"No nodule has a report; the first: {next(iter(failed.values()))}")
 
 
 @dataclass(frozen=True)
@@ -178,6 +175,26 @@ def _work(item: Item) -> dict[str, Any]:
         return {"nodule_id": item.nodule_id, "reason": _reason(error, item.runs)}
 
 
+def _write(
+    record: provenance.Record, runs: Sequence[Run], items: Sequence[Item], out: Path, workers: int
+) -> dict[str, str]:
+    """Write what is missing, and tell; the reason by nodule that has no report."""
+    provenance.reopen(out, "report")
+    results = list(map_items(_work, items, "Writing reports", workers))
+    order = {item.nodule_id: place for place, item in enumerate(items)}
+    results.sort(key=lambda row: order[row["nodule_id"]])
+    failed = [row for row in results if "reason" in row]
+    _write_failed(out, failed)
+    problem = _write_run_report(out, runs)
+    _write_index(out, index_content(runs, results, problem))
+    limits = {" ".join(each.targets): plain_limits(each.limits) for each in runs}
+    record.finish(nodules=len(items), failed=len(failed), scale_limits=limits)
+    _tell(runs, results, failed, out)
+    if problem:
+        say(f"There is no run report: {problem}")
+    return {row["nodule_id"]: row["reason"] for row in failed}
+
+
 @cache
 def _renderer() -> str:
     """Digest of the templates and of this room's code."""
@@ -244,4 +261,5 @@ def _tell(runs: Sequence[Run], results: Sequence[Any], failed: Sequence[Any], ou
     if failed:
         some = "1 nodule has" if len(failed) == 1 else f"{len(failed)} nodules have"
         say(f"{some} no report; {out / artifacts.FAILED} gives each reason.")
-    say(f"Wrote HTML and PDF reports of {counted(len(results) - len(failed))}; open {out / INDEX}.")
+    if len(failed) < len(results):
+        say(f"Wrote HTML and PDF reports of {counted(len(results) - len(failed))}; open {out / INDEX}.")

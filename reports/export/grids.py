@@ -1,7 +1,7 @@
 """Layers as frames: on the crop's own grid, or on the slices of the source series."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import highdicom
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from pydicom.dataset import Dataset
 
-from reports.export.source import directions, position
+from reports.export.source import directions, normal, position
 from reports.export.subject import Layer
 
 Extent = Literal["crop", "full"]
@@ -30,12 +30,27 @@ def frames_of(layer: Layer, source: Sequence[Dataset], extent: Extent, order: in
     Args:
         layer: values at 1 mm around the nodule, say.
         source: headers of the source series.
-        extent: `crop`, the layer's own grid; `full`, the grid of every source slice, 0 beyond the layer.
+        extent: `crop`, the layer's own grid; `full`, the grid of every source slice, 0 beyond the layer. A layer of one
+            slice between two source slices stands on the nearer one.
         order: how `full` samples: 0 takes the nearest voxel, 1 interpolates.
     """
     if extent == "crop":
         return Frames(layer.values, crop_place(layer))
-    return Frames(np.stack([_sampled(layer, one, order) for one in source]), {})
+    placed = _on_nearest(layer, source) if len(layer.values) == 1 else layer
+    return Frames(np.stack([_sampled(placed, one, order) for one in source]), {})
+
+
+def _on_nearest(layer: Layer, source: Sequence[Dataset]) -> Layer:
+    """A layer of one slice, moved to the nearest source slice where it lies between two and would be on neither."""
+    across = normal(source[0])
+    heights = np.sort([position(one) @ across for one in source])
+    away = heights - layer.corners_mm.mean(0) @ across
+    nearest = away[np.abs(away).argmin()]
+    widest = np.diff(heights).max(initial=0.0)
+    if not layer.spacing_mm / 2 < abs(nearest) <= widest / 2:
+        return layer
+    x, y, z = np.array(layer.origin_mm) + nearest * across
+    return replace(layer, origin_mm=(float(x), float(y), float(z)))
 
 
 def crop_place(layer: Layer) -> dict[str, Any]:

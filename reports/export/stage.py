@@ -9,17 +9,19 @@ from lidc_cdam import artifacts, provenance
 from lidc_cdam.compute import map_items
 from lidc_cdam.crop_files import crop_path, mask_path, reader_masks_path
 from lidc_cdam.errors import LidcCdamError
+from lidc_cdam.files import alone
 from lidc_cdam.map_files import volume_folder, volume_path, volume_targets
 from lidc_cdam.progress import say
-from reports.context import SAFE_NAME, UNSAFE_NAME, Case, Run, chosen_nodules, open_run
+from reports.context import DOCUMENTS, SAFE_NAME, UNSAFE_NAME, Case, Run, chosen_nodules, open_run
 from reports.export.formats import FORMATS, Item
 from reports.export.grids import Extent
 from reports.export.listing import is_whole, listed, read_exported, write_exported, write_failed, write_format
 from reports.export.source import find_sources
-from reports.export.stow import send
+from reports.export.stow import check_address, send, without_login
 from reports.export.subject import Subject, cohort_rows, subject_of
 from reports.facts import without_paths
 from reports.material import load
+from reports.words import nodules as counted
 
 MOST_REASON = 600
 """Characters of a reason in `failed.csv`."""
@@ -64,6 +66,8 @@ def export(
     formats = _formats(format, dicom)
     if dicom is not None and not dicom.is_dir():
         raise LidcCdamError(f"--dicom must be a folder of DICOM files, but {dicom} is no folder.")
+    if stow is not None:
+        _check_stow(stow, formats)
     facts, cases = open_run(run, method, data)
     known = {case.nodule_id: case for case in cases}
     chosen = [known[nodule] for nodule in chosen_nodules(list(known), nodules, run)]
@@ -73,19 +77,23 @@ def export(
         "predictions": run / artifacts.PREDICTIONS,
         "crops and maps": _shown(facts, chosen),
     }
+    provenance.refuse_others(out, DOCUMENTS)
     record = provenance.begin(out, "export", config, inputs, "export into another --out")
     if record.finished and is_whole(out):
-        say(f"{len(chosen)} nodules are exported already in {out}.")
+        verb = "is" if len(chosen) == 1 else "are"
+        say(f"{counted(len(chosen))} {verb} exported already in {out}.")
     else:
         items = _items(facts, chosen, formats, dicom, extent, out)
-        failed = _export(items, out, workers)
-        if not failed:
-            record.finish(nodules=len(chosen))
+        with alone(out, f"Another `lidc-cdam export` writes into {out}; waiting for it.", ".held-export"):
+            failed = _export(items, out, workers)
+            if not failed:
+                record.finish(nodules=len(chosen))
         _tell(facts, items, failed, out)
     if stow is not None:
         names = dict.fromkeys(str(name) for name in read_exported(out)["file"])
         files = [out / name for name in names if name.endswith(".dcm")]
-        say(f"{send(stow, files)} DICOM objects are stored at {stow}.")
+        sent = send(stow, files)
+        say(f"{sent} DICOM {'object is' if sent == 1 else 'objects are'} stored at {without_login(stow)}.")
 
 
 def _formats(asked: Sequence[str], dicom: Path | None) -> tuple[str, ...]:
@@ -101,6 +109,16 @@ def _formats(asked: Sequence[str], dicom: Path | None) -> tuple[str, ...]:
             f"--dicom, or choose among {', '.join(name for name, form in FORMATS.items() if not form.placed)}."
         )
     return tuple(name for name in FORMATS if name in names)
+
+
+def _check_stow(stow: str, formats: Sequence[str]) -> None:
+    check_address(stow)
+    if not set(formats) - {"nifti", "nrrd"}:
+        sent = ", ".join(name for name in FORMATS if name not in ("nifti", "nrrd"))
+        raise LidcCdamError(
+            f"--stow sends DICOM files, but --format {', '.join(formats)} makes none; choose among {sent}, or leave "
+            f"--stow out."
+        )
 
 
 def _shown(facts: Run, cases: Sequence[Case]) -> str:
@@ -192,6 +210,15 @@ def _failed(item: Item, name: str, error: Exception) -> dict[str, str]:
     return {"nodule_id": item.case.nodule_id, "series_uid": series, "format": name, "reason": reason}
 
 
+def _is_explained(item: Item) -> bool:
+    """Whether there are maps or volumes of a nodule."""
+    run, case = item.run, item.case
+    folder = volume_folder(run.folder, case.fold, run.method, case.nodule_id)
+    return artifacts.maps_path(run.folder, case.fold, run.method, case.nodule_id).exists() or bool(
+        volume_targets(folder)
+    )
+
+
 def _tell(facts: Run, items: Sequence[Item], failed: Sequence[dict[str, str]], out: Path) -> None:
     """Say what was exported and what was not.
 
@@ -199,17 +226,16 @@ def _tell(facts: Run, items: Sequence[Item], failed: Sequence[dict[str, str]], o
         LidcCdamError: nothing was exported.
     """
     formats, method = items[0].formats if items else (), facts.method
-    explained = facts.limits or any(facts.folder.glob(f"fold_*/volumes/{method}"))
-    if not explained and set(formats) - {"seg", "sr"}:
+    bare = [item for item in items if SAFE_NAME.fullmatch(item.case.nodule_id) and not _is_explained(item)]
+    if bare and set(formats) - {"seg", "sr"}:
         command = f"lidc-cdam explain --run {facts.folder} --method {method}"
-        say(
-            f"{facts.folder} has no {method} maps, so none are exported; run `{command}`, then export into another "
-            f"--out."
-        )
+        have = "1 nodule has" if len(bare) == 1 else f"{len(bare)} nodules have"
+        whose = f"{facts.folder} has" if len(bare) == len(items) else have
+        say(f"{whose} no {method} maps, so none are exported; run `{command}`, then export into another --out.")
     if items and len(failed) == len(items) * len(formats):
         raise LidcCdamError(f"No nodule could be exported; the first: {failed[0]['reason']}")
     broken = {row["nodule_id"] for row in failed}
-    told = f"Exported {len(items) - len(broken)} nodules as {', '.join(formats)} to {out}"
+    told = f"Exported {counted(len(items) - len(broken))} as {', '.join(formats)} to {out}"
     if broken:
         some = "1 nodule is" if len(broken) == 1 else f"{len(broken)} nodules are"
         told += f"; {some} not whole: {out / artifacts.FAILED} names each format and why"

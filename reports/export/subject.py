@@ -94,14 +94,14 @@ class Subject:
     def maps(self) -> dict[str, Layer]:
         """The signed, raw scores of each target.
 
-        All slices where `explain --volume` has written them; else the central axial slice of the token maps, repeated
-        over each token's voxels.
+        All slices of a target where `explain --volume` has written them; else the central axial slice of the token
+        maps, repeated over each token's voxels.
         """
         folder = volume_folder(self.run.folder, self.case.fold, self.run.method, self.nodule_id)
         volumes = {target: read_volume(folder, target) for target in volume_targets(folder)}
         whole = {key: Layer(volume.mean, volume.origin_mm, volume.spacing_mm) for key, volume in volumes.items()}
         stored = self.material.maps[0]
-        return whole or ({} if stored is None else self._central(stored))
+        return ({} if stored is None else self._central(stored)) | whole
 
     def _central(self, stored: Maps) -> dict[str, Layer]:
         side = len(self.crop.hu)

@@ -123,6 +123,39 @@ def test_prediction_columns_stand_in_order(tmp_path):
     assert artifacts.predicted_keys(back) == ("margin",)
 
 
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ("", "must hold a row per nodule, but it holds none; run `lidc-cdam crossval` again"),
+        ("n,p,0,1,2\nn,p,0,1,2\n", "must name each nodule once, but it names n twice"),
+        ("n,p,x,1,2\n", "must hold whole numbers in the column fold"),
+        ("n,p,,1,2\n", "must hold whole numbers in the column fold"),
+        ("n,p,0,1,b\n", "must hold numbers in the column margin_predicted"),
+    ],
+)
+def test_damaged_predictions_are_told(tmp_path, rows, sentence):
+    path = tmp_path / "predictions.csv"
+    path.write_text(f"nodule_id,patient_id,fold,margin_true,margin_predicted\n{rows}")
+    with pytest.raises(LidcCdamError, match=sentence):
+        artifacts.read_predictions(path)
+
+
+def test_a_folder_or_a_way_through_a_file_is_no_table(tmp_path):
+    (tmp_path / "predictions.csv").mkdir()
+    with pytest.raises(LidcCdamError, match="must be a CSV table, but it is a folder; remove it"):
+        artifacts.read_predictions(tmp_path / "predictions.csv")
+    (tmp_path / "file").touch()
+    with pytest.raises(LidcCdamError, match=r"file/predictions\.csv is missing; run `lidc-cdam crossval` first"):
+        artifacts.read_predictions(tmp_path / "file" / "predictions.csv")
+
+
+def test_what_is_no_npz_file_is_told_without_advice_to_trust_it(tmp_path):
+    path = tmp_path / "maps.npz"
+    path.write_bytes(b"\x80\x04no archive")
+    with pytest.raises(LidcCdamError, match=r"must be an NPZ file with scores, but it is none; delete it"):
+        artifacts.read_arrays(path, ("scores",), "explain")
+
+
 def test_a_folder_without_a_grid_is_of_the_usual_one():
     old, new = Dataset({"preset": "all"}, {}), Dataset({"side": 48, "spacing_mm": 0.7, "consensus_level": 0.75}, {})
     assert (old.grid, old.consensus_level) == (Grid(32, 1.0), 0.5)

@@ -95,3 +95,14 @@ def test_records_say_their_form_and_those_of_earlier_versions_are_read(tmp_path)
     provenance.begin(tmp_path, "other", {})
     assert read_json(tmp_path / provenance.FILE).keys() == {"schema", "split", "other"}
     assert provenance.read_records(tmp_path).keys() == {"split", "other"}
+
+
+def test_a_folder_of_other_stages_is_refused(tmp_path):
+    provenance.refuse_others(tmp_path / "absent", ("report",))
+    provenance.begin(tmp_path, "report", {})
+    provenance.refuse_others(tmp_path, ("report", "export"))
+    provenance.begin(tmp_path, "extract", {})
+    with pytest.raises(
+        LidcCdamError, match=r"--out must be a folder of its own, but .* holds what `extract` made; choose another"
+    ):
+        provenance.refuse_others(tmp_path, ("report", "export"))

@@ -16,6 +16,13 @@ def test_a_configuration_is_read_as_it_was_written(tmp_path):
         ("a: [", r"config\.yaml must be YAML, but it cannot be read"),
         ("", r"config\.yaml must name data and views; run `lidc-cdam crossval` again\."),
         ("data: DATA\nviews: []\n", r"config\.yaml must name views;"),
+        ("data: 5\nviews: [axial]\n", r"must name a folder or file under `data`, but it has 5; run"),
+        (
+            "data: DATA\nsplits: [a]\nviews: [axial]\n",
+            r"must name a folder or file under `splits`, but it has \['a'\];",
+        ),
+        ("data: DATA\nviews: 7\n", r"must list views of axial, coronal, sagittal, but it has 7; run"),
+        ("data: DATA\nviews: [{a: b}]\n", r"must list views of axial, coronal, sagittal, but it has"),
     ],
 )
 def test_what_is_no_configuration_is_told(tmp_path, text, sentence):

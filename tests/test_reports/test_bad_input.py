@@ -15,7 +15,7 @@ import typst
 from jinja2 import TemplateSyntaxError
 from test_reports import placed, world
 
-from lidc_cdam import artifacts, cli, crop_files
+from lidc_cdam import artifacts, cli, crop_files, provenance
 from lidc_cdam.files import read_json, write_json
 from reports.export import capture
 from reports.export.listing import EXPORTED, FAILED_FORMAT
@@ -64,6 +64,52 @@ def told(capsys) -> str:
 def nothing_half(out: Path) -> None:
     assert not list(out.rglob(".*"))
     assert {path.stem for path in out.glob("LIDC*.pdf")} == {path.stem for path in out.glob("LIDC*.html")}
+
+
+@pytest.mark.parametrize("command", ["report", "export"])
+@pytest.mark.parametrize("where", ["data", "malignancy"])
+def test_no_document_goes_into_data_or_a_run(cohort, capsys, command, where) -> None:
+    out = getattr(cohort, where)
+    provenance.begin(out, "extract", {})
+    (out / artifacts.FAILED).write_text("what extract could not make")
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert call(cohort, out, command) == 1
+    assert "--out must be a folder of its own" in told(capsys)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_an_export_tells_how_many_nodules_have_no_maps(cohort, tmp_path, capsys) -> None:
+    (gone,) = cohort.malignancy.glob(f"fold_*/maps/cdam/{cohort.nodules[0]}.npz")
+    gone.unlink()
+    assert call(cohort, tmp_path / "out", "export", "--format", "nifti") == 0
+    assert "1 nodule has no cdam maps, so none are exported; run `lidc-cdam explain" in capsys.readouterr().out
+
+
+def test_a_combined_file_takes_the_place_of_no_report(cohort, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    assert call(cohort, out, "report") == 0
+    before = {path: path.read_bytes() for path in out.glob("*.pdf")}
+    capsys.readouterr()
+    (tmp_path / "link").symlink_to(out)
+    for combined in (out / "run.pdf", tmp_path / "link" / f"{cohort.nodules[0]}.pdf"):
+        assert call(cohort, out, "report", "--combined", str(combined)) == 1
+        assert "--combined must be a file of its own" in told(capsys)
+    assert call(cohort, out, "report", "--combined", str(out / "run.html" / "all.pdf")) == 1
+    assert "--combined must be a PDF file to write" in told(capsys)
+    assert {path: path.read_bytes() for path in out.glob("*.pdf")} == before
+
+
+@pytest.mark.parametrize("command", ["report", "export"])
+def test_a_run_named_by_a_dot_leaves_the_marks_of_a_sentence(cohort, tmp_path, capsys, monkeypatch, command) -> None:
+    (damaged,) = cohort.malignancy.glob(f"fold_*/maps/cdam/{cohort.nodules[0]}.npz")
+    damaged.write_bytes(b"no archive")
+    monkeypatch.chdir(cohort.malignancy)
+    more = ("--format", "nifti") if command == "export" else ()
+    words = [command, "--run", ".", "--out", str(tmp_path / "out"), "--nodules", cohort.nodules[0], *more]
+    assert cli.main(words) == 1
+    said = capsys.readouterr()
+    assert "Wrote" not in said.out
+    assert f"{cohort.nodules[0]}.npz must be an NPZ file" in said.err
 
 
 @pytest.mark.parametrize("command", ["report", "export"])

@@ -205,6 +205,28 @@ def test_maps_keep_their_sign_and_size(oriented) -> None:
     assert highdicom.imread(folder / "pmap_cdam_spiculation.dcm").get_volume().array.shape == (1, 32, 32)
 
 
+@pytest.mark.parametrize(
+    ("height", "heights", "hit"),
+    [
+        (10.0, (7.5, 10.4, 12.5), [1]),  # it passes through the slice
+        (11.2, (7.5, 10.0, 12.5), [1]),  # it lies between two
+        (11.4, (7.5, 10.0, 12.5), [2]),
+        (30.0, (7.5, 10.0, 12.5), []),  # it lies beyond all of them
+    ],
+)
+def test_a_map_between_two_source_slices_stands_on_the_nearer_one(height, heights, hit) -> None:
+    scores = np.random.default_rng(0).normal(size=(1, 8, 8)).astype(np.float32)
+    headers = []
+    for z in heights:
+        header = Dataset()
+        header.Rows, header.Columns, header.PixelSpacing = 8, 8, [1.0, 1.0]
+        header.ImageOrientationPatient, header.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [3.0, 4.0, z]
+        headers.append(header)
+    values = frames_of(Layer(scores, (3.0, 4.0, height), 1.0), headers, "full", 1).values
+    assert [place for place, frame in enumerate(values) if frame.any()] == hit
+    assert all(np.allclose(values[place], scores[0]) for place in hit)
+
+
 def test_oblique_planes_are_sampled_at_their_own_positions() -> None:
     ramp = np.arange(20 * 20 * 20, dtype=float).reshape(20, 20, 20)
     layer = Layer(ramp, (5.0, -3.0, 2.0), 1.0)
@@ -374,7 +396,13 @@ def test_objects_are_valid_dicom(axial, tmp_path, extent) -> None:
         (["--format", "nifti", "--nodules", "nobody"], "--nodules must be test nodules"),
         (["--format", "seg", "--dicom", "nowhere"], "--dicom must be a folder of DICOM files"),
         (["--format", "nifti", "--stow", "ftp://x"], "--stow must be the http(s) address"),
-        (["--format", "sc", "--stow", "http://127.0.0.1:9"], "does not take"),
+        (["--format", "sc", "--stow", "http://"], "--stow must be the http(s) address of a DICOMweb service"),
+        (["--format", "sc", "--stow", "http://me:secret@127.0.0.1:port"], "got 'http://127.0.0.1:port'."),
+        (["--format", "nifti", "--stow", "http://127.0.0.1:9"], "--format nifti makes none; choose among sc, pdf, seg"),
+        (
+            ["--format", "sc", "--stow", "http://me:secret@127.0.0.1:9"],
+            "http://127.0.0.1:9 does not take sc_01.dcm: no",
+        ),
     ],
 )
 def test_bad_options_are_one_sentence(axial, tmp_path, capsys, options: Sequence[str], sentence: str) -> None:
@@ -386,6 +414,8 @@ def test_bad_options_are_one_sentence(axial, tmp_path, capsys, options: Sequence
     told = capsys.readouterr().err
     assert sentence in told
     assert "Traceback" not in told
+    assert "unexpected" not in told
+    assert "secret" not in told
     assert not list(tmp_path.rglob(".writing-*"))
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
@@ -175,3 +176,10 @@ def test_volumes_that_came_later_are_another_export(cohort, tmp_path):
     ):
         export(run, out, ["nifti"])
     export(run, tmp_path / "other", ["nifti"])
+    # Targets without a volume of their own keep their map of the central slice.
+    depths = {
+        path.name: nibabel.load(path).shape[2]
+        for path in (tmp_path / "other" / cohort.nodules[0]).glob("cdam_*.nii.gz")
+    }
+    assert len(depths) == 8
+    assert {name for name, depth in depths.items() if depth > 1} == {"cdam_margin.nii.gz"}

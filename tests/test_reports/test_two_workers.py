@@ -1,10 +1,12 @@
-"""The bytes of reports and exports do not depend on how many processes make them."""
+"""The bytes of reports and exports do not depend on how many processes make them, and two commands take turns."""
 
+import threading
 from pathlib import Path
 
 import pytest
 from test_reports import placed, world
 
+from lidc_cdam import files
 from reports.export.stage import export
 from reports.stage import report
 
@@ -44,3 +46,29 @@ def test_placed_exports(tmp_path) -> None:
         export(made.run, tmp_path / str(workers), ["seg", "sr", "pmap"], dicom=made.dicom, workers=workers)
     assert len(list((tmp_path / "2").glob("*/pmap_cdam_spiculation.dcm"))) == 3
     check_same(tmp_path / "1", tmp_path / "2", {".dcm", ".csv", ".json"})
+
+
+@pytest.mark.parametrize("command", ["report", "export"])
+def test_a_second_command_waits_for_the_first(four, tmp_path, monkeypatch, command) -> None:
+    said, waits = [], threading.Event()
+
+    def say(sentence: str) -> None:
+        said.append(sentence)
+        waits.set()
+
+    def work() -> None:
+        if command == "report":
+            report(four.malignancy, tmp_path, nodules=[four.nodules[0]])
+        else:
+            export(four.malignancy, tmp_path, ["nifti"], nodules=[four.nodules[0]])
+
+    monkeypatch.setattr(files, "say", say)
+    second = threading.Thread(target=work)
+    with files.held(tmp_path, f".held-{command}"):
+        second.start()
+        assert waits.wait(120)
+        assert [path for path in tmp_path.rglob("*") if path.suffix in (".html", ".gz")] == []
+    second.join(120)
+    assert said == [f"Another `lidc-cdam {command}` writes into {tmp_path}; waiting for it."]
+    assert len(list(tmp_path.rglob(f"{four.nodules[0]}.html" if command == "report" else "ct.nii.gz"))) == 1
+    assert not list(tmp_path.rglob(".*"))

@@ -11,8 +11,12 @@ from lidc_cdam.errors import LidcCdamError
 from lidc_cdam.geometry import VIEWS
 
 
-def read_config(run: Path) -> dict[str, Any]:
+def read_config(run: Path, option: str = "--run") -> dict[str, Any]:
     """`RUN/config.yaml`.
+
+    Args:
+        run: the run's folder.
+        option: what named it, for the error.
 
     Raises:
         LidcCdamError: the file is missing or damaged, or what it says of `data`, `splits` or `views` is of no use.
@@ -22,7 +26,7 @@ def read_config(run: Path) -> dict[str, Any]:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise LidcCdamError(
-            f"--run must be the folder of a run, but {path} is missing; run `lidc-cdam crossval --out {run}` first."
+            f"{option} must be the folder of a run, but {path} is missing; run `lidc-cdam crossval --out {run}` first."
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise LidcCdamError(f"{path} must be YAML, but it cannot be read; run `lidc-cdam crossval` again.") from error

@@ -187,7 +187,7 @@ def _task(
 
 def _check_other(run: Path, other: Path, folds: Sequence[int]) -> None:
     """Another run must have looked at the same nodules in the same way, so that maps can be compared one by one."""
-    ours, theirs = read_config(run), read_config(other)
+    ours, theirs = read_config(run), read_config(other, "--other-run or --randomised-run")
     for name in ("targets", "views", "stack", "mask_channel"):
         if ours.get(name) != theirs.get(name):
             raise LidcCdamError(

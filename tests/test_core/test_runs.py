@@ -32,6 +32,11 @@ def test_what_is_no_configuration_is_told(tmp_path, text, sentence):
         read_config(tmp_path)
 
 
+def test_the_option_that_named_a_run_is_told(tmp_path):
+    with pytest.raises(LidcCdamError, match=r"^--also-run must be the folder of a run"):
+        read_config(tmp_path, "--also-run")
+
+
 def test_folds_come_in_the_order_of_their_numbers_and_copies_are_passed_over(tmp_path):
     for name in ("fold_10", "fold_2", "fold_0 copy", "fold_", "fold_3"):
         (tmp_path / name).mkdir()

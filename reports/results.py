@@ -57,7 +57,10 @@ def performance(facts: Facts) -> list[Block]:
     """Tables of malignancy and of the biomarkers, the paired differences, and what the figures mean."""
     if not facts.summary:
         return [blocks.missing(f"Not measured. {facts.problems.get('summary', '')}")]
-    made = [*_malignancy(facts), *_biomarkers(facts.summary)]
+    parts = [_malignancy(facts), _biomarkers(facts.summary)]
+    # Of a run on biomarkers alone, malignancy is what follows from them.
+    direct = MALIGNANCY.key in facts.run.targets
+    made = [block for part in (parts if direct else reversed(parts)) for block in part]
     absent = [f"No {name.replace('_', ' ')}: {reason}" for name, reason in facts.summary.get("absent", {}).items()]
     return [*made, *([blocks.items(absent)] if absent else []), blocks.quiet(_boot(facts.summary))]
 

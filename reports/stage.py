@@ -82,7 +82,7 @@ def report(
     record = provenance.begin(
         out,
         "report",
-        {"method": method, "nodules": nodules},
+        {"method": method, "nodules": None if nodules is None else sorted(set(nodules))},
         {f"run {index}": f"{each.config_sha256} {_predictions(each)}" for index, each in enumerate(runs)},
     )
     whole = is_whole(out) and not (out / artifacts.FAILED).exists()

@@ -71,7 +71,8 @@ def export(
     facts, cases = open_run(run, method, data)
     known = {case.nodule_id: case for case in cases}
     chosen = [known[nodule] for nodule in chosen_nodules(list(known), nodules, run)]
-    config = {"method": method, "extent": extent, "formats": list(formats), "nodules": nodules}
+    named = None if nodules is None else sorted(set(nodules))
+    config = {"method": method, "extent": extent, "formats": list(formats), "nodules": named}
     inputs: dict[str, Path | str] = {
         "run": facts.config_sha256,
         "predictions": run / artifacts.PREDICTIONS,

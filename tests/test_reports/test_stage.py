@@ -249,6 +249,14 @@ def test_a_run_whose_data_have_moved_asks_for_data(tmp_path):
     assert "not recorded" in (tmp_path / "out" / f"{cohort.nodules[0]}.html").read_text()
 
 
+def test_nodules_in_another_order_are_the_same_reports(tmp_path, capsys):
+    cohort = world.make(tmp_path, count=2)
+    first, second = cohort.nodules
+    report(cohort.malignancy, tmp_path / "out", nodules=[first, second])
+    report(cohort.malignancy, tmp_path / "out", nodules=[second, first, second])
+    assert "The reports of 2 nodules are finished already" in capsys.readouterr().out
+
+
 def test_a_folder_of_another_run_is_refused(made, tmp_path):
     cohort, _ = made
     report(cohort.malignancy, tmp_path / "out", nodules=[cohort.nodules[0]])

@@ -78,11 +78,21 @@ def write_exported(out: Path, items: Sequence[Item]) -> pd.DataFrame:
     return table
 
 
-def write_failed(out: Path, failed: Sequence[Mapping[str, str]]) -> None:
-    """Write which format of which nodule failed, and why; no file where none did."""
+def write_failed(out: Path, failed: Sequence[Mapping[str, str]], tried: Sequence[str]) -> None:
+    """Write which format of which nodule failed, and why; no file where none did.
+
+    Args:
+        out: the folder.
+        failed: rows of this call.
+        tried: its formats; what an earlier call says of others stays.
+    """
     path = out / artifacts.FAILED
-    if failed:
-        artifacts.write_table(path, pd.DataFrame(failed), FAILED_FORMAT)
+    table = pd.DataFrame(failed, columns=list(FAILED_FORMAT))
+    if path.exists():
+        earlier = artifacts.read_table(path, FAILED_FORMAT, "export")
+        table = pd.concat([earlier[~earlier["format"].isin(tried)], table], ignore_index=True)
+    if len(table):
+        artifacts.write_table(path, table, FAILED_FORMAT)
     else:
         path.unlink(missing_ok=True)
 

@@ -51,7 +51,7 @@ def export(
     Args:
         run: Folder of a finished `crossval`.
         out: Folder for the files.
-        format: Of nifti, nrrd, sc, pdf, seg, sr, pmap; several by comma.
+        format: Of nifti, nrrd, sc, pdf, seg, sr, pmap; several by comma. A later call can add some to the same folder.
         method: Whose maps; all slices where `explain --volume` wrote them, else the central axial one.
         data: Folder of the crops; by default the one that the run's config.yaml names.
         dicom: Folder of the source DICOM files, in any layout.
@@ -72,7 +72,7 @@ def export(
     known = {case.nodule_id: case for case in cases}
     chosen = [known[nodule] for nodule in chosen_nodules(list(known), nodules, run)]
     named = None if nodules is None else sorted(set(nodules))
-    config = {"method": method, "extent": extent, "formats": list(formats), "nodules": named}
+    config = {"method": method, "extent": extent, "nodules": named}
     inputs: dict[str, Path | str] = {
         "run": facts.config_sha256,
         "predictions": run / artifacts.PREDICTIONS,
@@ -80,7 +80,8 @@ def export(
     }
     provenance.refuse_others(out, DOCUMENTS)
     record = provenance.begin(out, "export", config, inputs, "export into another --out")
-    if record.finished and is_whole(out):
+    finished = _finished_formats(out) if record.finished else set()
+    if finished.issuperset(formats) and is_whole(out):
         verb = "is" if len(chosen) == 1 else "are"
         say(f"{counted(len(chosen))} {verb} exported already in {out}.")
     else:
@@ -88,13 +89,20 @@ def export(
         with alone(out, f"Another `lidc-cdam export` writes into {out}; waiting for it.", ".held-export"):
             failed = _export(items, out, workers)
             if not failed:
-                record.finish(nodules=len(chosen))
+                record.finish(nodules=len(chosen), formats=[name for name in FORMATS if name in {*finished, *formats}])
         _tell(facts, items, failed, out)
     if stow is not None:
-        names = dict.fromkeys(str(name) for name in read_exported(out)["file"])
+        table = read_exported(out)
+        names = dict.fromkeys(str(name) for name in table["file"][table["format"].isin(formats)])
         files = [out / name for name in names if name.endswith(".dcm")]
         sent = send(stow, files)
         say(f"{sent} DICOM {'object is' if sent == 1 else 'objects are'} stored at {without_login(stow)}.")
+
+
+def _finished_formats(out: Path) -> set[str]:
+    """Formats that earlier calls have made of every nodule."""
+    record = provenance.read_record(out, "export") or {}
+    return set(record.get("results", {}).get("formats", ()))
 
 
 def _formats(asked: Sequence[str], dicom: Path | None) -> tuple[str, ...]:
@@ -172,7 +180,7 @@ def _export(items: Sequence[Item], out: Path, workers: int) -> list[dict[str, st
             write_exported(out, items)
         raise
     failed.sort(key=lambda row: order[row["nodule_id"]])
-    write_failed(out, failed)
+    write_failed(out, failed, items[0].formats if items else ())
     write_exported(out, items)
     return failed
 

@@ -183,3 +183,32 @@ def test_volumes_that_came_later_are_another_export(cohort, tmp_path):
     }
     assert len(depths) == 8
     assert {name for name, depth in depths.items() if depth > 1} == {"cdam_margin.nii.gz"}
+
+
+def test_formats_can_be_added_and_failures_of_others_stay(cohort, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        breaking(patch, "nrrd", 0, LidcCdamError("no room for it"))
+        export(cohort.biomarkers, out, ["nifti", "nrrd"])
+    # The script that opens volumes is one for both formats, and made anew.
+    before = {name: when for name, when in stamps(out).items() if not name.endswith(".py")}
+    assert set(failures(out)) == {(nodule, "nrrd") for nodule in cohort.nodules}
+    export(cohort.biomarkers, out, ["sc"])
+    assert set(rows(out)["format"]) == {"nifti", "sc"}
+    assert set(failures(out)) == {(nodule, "nrrd") for nodule in cohort.nodules}
+    export(cohort.biomarkers, out, ["nrrd", "nifti"])
+    assert not (out / artifacts.FAILED).exists()
+    assert set(rows(out)["format"]) == {"nifti", "nrrd", "sc"}
+    assert before.items() <= stamps(out).items()
+    capsys.readouterr()
+    export(cohort.biomarkers, out, ["sc", "nrrd"])
+    assert "2 nodules are exported already" in capsys.readouterr().out
+
+
+def test_what_is_sent_is_what_was_asked_for(cohort, tmp_path, monkeypatch):
+    sent = []
+    monkeypatch.setattr("reports.export.stage.send", lambda address, files: sent.append(files) or len(files))
+    out = tmp_path / "out"
+    export(cohort.biomarkers, out, ["pdf", "sc"])
+    export(cohort.biomarkers, out, ["pdf"], stow="http://localhost:9/dicom-web")
+    assert [path.suffix for path in sent[0]] == [".dcm"] * 2

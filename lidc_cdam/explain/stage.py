@@ -10,7 +10,6 @@ import pandas as pd
 
 from lidc_cdam import provenance
 from lidc_cdam.artifacts import (
-    CONFIG,
     FAILED,
     FAILED_COLUMNS,
     PREDICTIONS,
@@ -203,10 +202,9 @@ def _views(run: Path, asked: Sequence[str] | None, volume: bool) -> tuple[str, .
     """The views to explain, in the vocabulary's order where they are asked for."""
     own = tuple(read_config(run)["views"])
     views = tuple(asked) if asked is not None else (tuple(VIEWS) if volume else own)
-    for place, names in ((run / CONFIG, own), ("--views", views)):
-        unknown = [name for name in names if name not in VIEWS]
-        if unknown or not names:
-            raise LidcCdamError(f"{place} must name views out of {', '.join(VIEWS)}; got {unknown or 'none'}.")
+    unknown = [name for name in views if name not in VIEWS]
+    if unknown or not views:
+        raise LidcCdamError(f"--views must name views out of {', '.join(VIEWS)}; got {unknown or 'none'}.")
     strange = [name for name in views if name not in own]
     if strange:
         say(

@@ -207,7 +207,7 @@ def test_damaged_configurations(run):
     with pytest.raises(LidcCdamError, match="must name views"):
         explain_run(run)
     (run / "config.yaml").write_text("data: somewhere\nviews: [oblique]")
-    with pytest.raises(LidcCdamError, match="must name views out of axial, coronal, sagittal; got"):
+    with pytest.raises(LidcCdamError, match="must list views of axial, coronal, sagittal, but it has"):
         explain_run(run)
 
 
